@@ -1,0 +1,60 @@
+"""kanscan: U-shaped networks of splines and scans for medical images.
+
+The names below are loaded on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_FACE = {
+    "create_model": "kanscan.models",
+    "load_released": "kanscan.models",
+    "released_state_dict": "kanscan.models",
+    "MODELS": "kanscan.models",
+    "READERS": "kanscan.data",
+    "Recipe": "kanscan.config",
+    "load_recipe": "kanscan.config",
+    "Run": "kanscan.run",
+    "Predictor": "kanscan.predictor",
+    "load_predictor": "kanscan.build",
+    "train": "kanscan.commands.train",
+    "evaluate": "kanscan.commands.evaluate",
+    "predict": "kanscan.commands.predict",
+    "check": "kanscan.commands.check",
+    "show": "kanscan.commands.show",
+    "compare": "kanscan.commands.compare",
+    "demo": "kanscan.commands.demo",
+}
+
+__all__ = [*_FACE, "__version__"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from kanscan.build import load_predictor
+    from kanscan.commands.check import check
+    from kanscan.commands.compare import compare
+    from kanscan.commands.demo import demo
+    from kanscan.commands.evaluate import evaluate
+    from kanscan.commands.predict import predict
+    from kanscan.commands.show import show
+    from kanscan.commands.train import train
+    from kanscan.config import Recipe, load_recipe
+    from kanscan.data import READERS
+    from kanscan.models import MODELS, create_model, load_released, released_state_dict
+    from kanscan.predictor import Predictor
+    from kanscan.run import Run
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FACE:
+        raise AttributeError(f"module 'kanscan' has no attribute {name!r}")
+    value = getattr(import_module(_FACE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_FACE])

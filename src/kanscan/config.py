@@ -1,0 +1,259 @@
+"""Recipe: everything that decides a run, frozen, one YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kanscan.registry import nearest, unknown
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ModelConfig(_Part):
+    """Which network; `options` are its constructor's keywords and win over the preset."""
+
+    name: str = "ukan"
+    preset: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class DataConfig(_Part):
+    """Which files, and what is done to them before the network sees them."""
+
+    #: Folder of the data set.
+    root: Path | None = None
+    #: A key of `kanscan.data.READERS`, or "auto" to recognize the layout.
+    reader: str = "auto"
+    #: Keywords of the reader.
+    options: dict[str, Any] = Field(default_factory=dict)
+    #: (height, width) the network sees; null keeps each image's own size, padded to the network's stride (batch size 1
+    #: unless all sizes agree).
+    image_size: tuple[int, int] | None = (256, 256)
+    #: Channels the network sees: grey images are repeated, color images averaged; null asks the reader.
+    channels: Literal[1, 3] | None = None
+    #: A key of `kanscan.data.transforms.NORMALIZATIONS`.
+    normalization: str = "imagenet"
+    #: A key of `kanscan.data.transforms.AUGMENTATIONS`.
+    augmentation: str = "flip_rotate"
+    #: Keep preprocessed images in memory.
+    cache: bool = True
+    num_workers: int = Field(0, ge=0)
+
+
+class SplitConfig(_Part):
+    """Who is trained on, who chooses the epoch, who is reported."""
+
+    #: group: three parts that no group straddles. random: three parts, groups ignored. paper: the papers' two parts,
+    #: where the part that chooses the epoch is also the part that is reported. kfold: fold `fold` of `num_folds` tests.
+    #: folders: as the layout says. file: read from `file`.
+    kind: Literal["group", "random", "paper", "kfold", "folders", "file"] = "group"
+    #: Null follows the recipe's seed.
+    seed: int | None = None
+    test_fraction: float = Field(0.2, ge=0, lt=1)
+    validation_fraction: float = Field(0.1, ge=0, lt=1)
+    num_folds: int = Field(5, ge=2)
+    fold: int = Field(0, ge=0)
+    file: Path | None = None
+
+
+class LossConfig(_Part):
+    """Which loss; "auto" is BCE + Dice for one logit and cross-entropy + Dice for several."""
+
+    name: str = "auto"
+    #: Weight of the (binary) cross-entropy; U-KAN's code: 0.5 with BCE.
+    cross_entropy_weight: float | None = Field(None, ge=0)
+    dice_weight: float = Field(1.0, ge=0)
+
+
+class OptimConfig(_Part):
+    """Optimizer and learning-rate schedule."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(1e-4, gt=0)
+    #: Learning rate of the parameters of KAN layers, chosen by type; null: `lr`.
+    kan_lr: float | None = Field(1e-2, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    schedule: Literal["cosine", "polynomial", "constant"] = "cosine"
+    #: Floor of the cosine.
+    min_lr: float = Field(1e-5, ge=0)
+    #: Epochs of half a cosine period; null: the number of epochs.
+    schedule_epochs: int | None = Field(None, ge=1)
+    #: Largest gradient norm; null: no clipping.
+    clip_norm: float | None = Field(None, gt=0)
+
+
+class TrainerConfig(_Part):
+    """How long, how much at once, on what."""
+
+    epochs: int = Field(400, ge=1)
+    batch_size: int = Field(8, ge=1)
+    #: auto, cpu, cuda, cuda:N, mps.
+    device: str = "auto"
+    precision: Literal["float32", "bf16-mixed", "16-mixed"] = "float32"
+    #: Validate every so many epochs.
+    validate_every: int = Field(1, ge=1)
+    #: Stop after so many epochs without a better validation score; null: never.
+    patience: int | None = Field(None, ge=1)
+    #: Stop cleanly (resumable) once this much wall time is used; null: never.
+    time_budget_minutes: float | None = Field(None, gt=0)
+    #: Score that chooses the best epoch.
+    select_by: Literal["dice", "loss", "iou"] = "dice"
+    deterministic: bool = True
+
+
+class EvaluationConfig(_Part):
+    """How the held-out cases are judged."""
+
+    #: Average the prediction over flips.
+    flips: bool = False
+    #: Tolerance of the normalized surface distance, in pixels where the format has no spacing, else in millimeters.
+    nsd_tolerance: float = Field(2.0, gt=0)
+    bootstrap_samples: int = Field(2000, ge=0)
+
+
+class Recipe(_Part):
+    """Everything that decides a run.
+
+    Example:
+        >>> Recipe(seed=1).model.name
+        'ukan'
+    """
+
+    name: str = "ukan"
+    description: str = ""
+    #: "paper/claim" keys whose printed figures the report shows beside ours.
+    claims: tuple[str, ...] = ()
+    seed: int = 2981
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    def to_yaml(self) -> str:
+        """Write the recipe completely, defaults included."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def recipe_names() -> list[str]:
+    """List the recipes that come with the package."""
+    return sorted(p.name.removesuffix(".yaml") for p in files("kanscan.recipes").iterdir() if p.name.endswith(".yaml"))
+
+
+def load_recipe(source: str | Path = "", overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """Read a recipe by name or from a YAML file and apply overrides.
+
+    Args:
+        source: A name of `recipe_names()`, a path to a YAML file, or "" for the defaults.
+        overrides: `"optim.lr=3e-4"` strings, or a mapping of dotted keys to values.
+
+    Returns:
+        The checked recipe.
+
+    Raises:
+        ValueError: The name, a key or a value is wrong; the sentence names it and the nearest right one.
+    """
+    path = Path(source)
+    if str(source) == "":
+        text, where = "", "the defaults"
+    elif path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise ValueError(f"no recipe file at {path}")
+        text, where = path.read_text(encoding="utf-8"), str(path)
+    else:
+        if str(source) not in recipe_names():
+            raise ValueError(unknown("recipe", str(source), recipe_names()))
+        text, where = (files("kanscan.recipes") / f"{source}.yaml").read_text(encoding="utf-8"), str(source)
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} must hold keys and values, got a {type(content).__name__}")
+    for key, value in parse_overrides(overrides).items():
+        _assign(content, key, value)
+    return check_recipe(content, where)
+
+
+def parse_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Turn `key=value` strings into a mapping of dotted keys to YAML values."""
+    if isinstance(overrides, Mapping):
+        return dict(overrides)
+    parsed: dict[str, Any] = {}
+    for item in overrides:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise ValueError(f"cannot read {item!r}: overrides are written key=value, for example trainer.epochs=50")
+        parsed[key.strip()] = _yaml_value(value)
+    return parsed
+
+
+def _yaml_value(text: str) -> Any:
+    # YAML 1.1 reads "1e-4" as a string because it lacks the dot.
+    try:
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError):
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError:
+            return text
+
+
+def _assign(content: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for name in parents:
+        child = content.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise ValueError(f"cannot set {key}: {name} is not a group of settings")
+        content = child
+    content[last] = value
+
+
+def check_recipe(content: Mapping[str, Any], where: str = "the recipe") -> Recipe:
+    """Validate plain values into a Recipe; the first thing wrong becomes one sentence.
+
+    Raises:
+        ValueError: A key is unknown or a value is not legal.
+    """
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        # An unknown key often makes its neighbors wrong too: report it first.
+        problems = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        first = problems[0]
+        place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            keys = all_keys()
+            last = place.rpartition(".")[2]
+            # The right key may live in another group: "epochs" is trainer.epochs.
+            same = [k for k in keys if k.rpartition(".")[2] == last]
+            close = same or nearest(place, keys) or nearest(last, keys)
+            hint = f"; did you mean {' or '.join(close)}?" if close else f"; known are {', '.join(keys)}"
+            raise ValueError(f"unknown key {place!r} in {where}{hint}") from None
+        raise ValueError(f"{place} in {where}: {first['msg']}, got {first.get('input')!r}") from None
+
+
+def all_keys(part: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
+    """List every dotted key a recipe may hold."""
+    keys: list[str] = []
+    for name, info in part.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += all_keys(kind, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys

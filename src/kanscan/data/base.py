@@ -1,0 +1,86 @@
+"""What a data set is, before any pixel is read: cases, and the reader that finds them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One examined thing; nothing is loaded.
+
+    Attributes:
+        id: Unique within the data set; becomes the stem of output files.
+        images: Image files, one per modality (a single RGB file is one).
+        labels: Label files. None of them: an unlabelled case. Several: see `merge`.
+        merge: How several label files become one label map: "union" (any file's foreground is foreground; lesions
+            drawn in separate files) or "classes" (file k holds class k + 1).
+        group: Cases of one group (patient, video sequence) must not be split apart; None if nothing is known.
+        subset: The subset the folder layout assigns ("train", "validation", "test"), or None.
+        spacing_mm: Pixel spacing in array order, or None where the format has none.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    labels: tuple[Path, ...] = ()
+    merge: str = "union"
+    group: str | None = None
+    subset: str | None = None
+    spacing_mm: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelMap:
+    """How the values stored in label files become classes 0..n-1.
+
+    Attributes:
+        names: Class names; index 0 is the background.
+        rule: "threshold" (grey > 127 of 255, bool True, or RGB likewise is class 1), "nonzero" (any non-zero value is
+            class 1: instance labels), or "values" (each stored value is listed).
+        values: With "values": stored value -> class index. Values in between go to the nearest listed one if
+            `snap` is set, and are an error otherwise.
+        snap: See `values`.
+    """
+
+    names: tuple[str, ...] = ("background", "foreground")
+    rule: str = "threshold"
+    values: dict[int, int] = field(default_factory=dict)
+    snap: bool = False
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background included."""
+        return len(self.names)
+
+
+class DatasetReader(ABC):
+    """Knows one folder layout: which files are images, which are labels, what the labels mean.
+
+    Subclasses are final: facts as class attributes, options as constructor keywords.
+    """
+
+    key: ClassVar[str]
+    title: ClassVar[str]
+    modality: ClassVar[str] = ""
+    licence: ClassVar[str] = ""
+    citation: ClassVar[str] = ""
+    #: What the folder must look like, shown when it does not.
+    layout: ClassVar[str] = ""
+    channels: int = 3
+    label_map: LabelMap
+
+    @classmethod
+    @abstractmethod
+    def recognizes(cls, root: Path) -> bool:
+        """Tell whether the folder has this layout, from names alone."""
+
+    @abstractmethod
+    def cases(self, root: Path) -> list[Case]:
+        """List the cases below `root`, sorted by id.
+
+        Raises:
+            ValueError: The folder lacks what the layout demands; the sentence shows what was expected and found.
+        """

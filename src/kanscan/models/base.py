@@ -1,0 +1,94 @@
+"""The promise every segmentation network keeps."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+
+class SegmentationModel(nn.Module, ABC):
+    """A network that maps images `(B, in_channels, *S)` to logits `(B, out_channels, *S)`.
+
+    The constructor's signature is the configuration: keyword arguments with plain values only (numbers, strings,
+    booleans, tuples), so that a Run can write them down and build the network again.
+
+    Attributes:
+        paper: Key of the paper that proposed the network (a file in `kanscan/papers`), or None.
+        presets: Named sets of constructor options ("small", "paper", "release").
+        supports: Numbers of spatial dimensions the class can be built for.
+        in_channels: Channels of the input image.
+        out_channels: Channels of the logits: 1 for binary tasks, one per class (background included) otherwise.
+        spatial_dims: 2 or 3.
+        stride: Every spatial size must be a multiple of it, one number per axis.
+    """
+
+    paper: ClassVar[str | None] = None
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    supports: ClassVar[tuple[int, ...]] = (2,)
+    #: Ordered (pattern, replacement) pairs of `re.sub` that turn our parameter names into the released ones.
+    released_names: ClassVar[Sequence[tuple[str, str]]] = ()
+
+    in_channels: int
+    out_channels: int
+    spatial_dims: int = 2
+    stride: tuple[int, ...]
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits `(B, out_channels, *S)` of an image batch `(B, in_channels, *S)`."""
+
+    @classmethod
+    @abstractmethod
+    def tiny(cls, **options: Any) -> Self:
+        """Build the smallest honest instance: every kind of layer present, a test finishes in a second."""
+
+    def side_outputs(self, x: Tensor) -> list[Tensor]:
+        """Return the logits at every supervised scale, full resolution first."""
+        return [self(x)]
+
+    def check_input(self, x: Tensor) -> None:
+        """Refuse an input this network cannot take.
+
+        Raises:
+            ValueError: The rank, the channel count or a spatial size is wrong; the sentence names the next legal size.
+        """
+        name = type(self).__name__
+        if x.ndim != self.spatial_dims + 2:
+            raise ValueError(
+                f"{name} takes images of shape (batch, channels, {', '.join(_AXES[self.spatial_dims])}), "
+                f"got {tuple(x.shape)}"
+            )
+        if x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"{name} was built for {self.in_channels} input channels, got {x.shape[1]}; "
+                f"build it with in_channels={x.shape[1]}"
+            )
+        size = tuple(int(s) for s in x.shape[2:])
+        legal = tuple(max(-(-s // m), 1) * m for s, m in zip(size, self.stride, strict=True))
+        if legal != size:
+            raise ValueError(
+                f"{name} needs a size that is a multiple of {' x '.join(map(str, self.stride))}, "
+                f"got {' x '.join(map(str, size))}; the next legal size is {' x '.join(map(str, legal))}"
+            )
+
+    def released_name(self, name: str) -> str:
+        """Return the name that the released code gives to our parameter or buffer `name`."""
+        for pattern, replacement in self.released_names:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    def to_released(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename our state dict to the released keys; networks that store more than we do add it here."""
+        return {self.released_name(name): tensor for name, tensor in state.items()}
+
+    def from_released(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename a released state dict to ours; keys that are not this network's stay under their own name."""
+        ours = {self.released_name(name): name for name in self.state_dict()}
+        return {ours.get(name, name): tensor for name, tensor in state.items()}
+
+
+_AXES = {2: ("height", "width"), 3: ("depth", "height", "width")}
