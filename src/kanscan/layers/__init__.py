@@ -1,0 +1,1 @@
+"""Parameters that two networks or more share."""

@@ -1,0 +1,211 @@
+"""Closed form on the uniform grid in plain torch, with a backward that keeps nothing but the input.
+
+A uniform B-spline of order k is one bump, shifted: with s = (x - low) / h and the distance d to the bump's middle,
+
+    B(d) = 1/k! * sum_j (-1)^j binom(k+1, j) * max((k+1)/2 - j - d, 0)^k,      0 <= j < (k+1)/2.
+
+Measuring from the middle leaves two terms for a cubic and no cancellation worth mentioning in float32. Rows are worked
+through in blocks small enough that the bases stay in cache and the allocator can reuse their memory.
+"""
+
+from __future__ import annotations
+
+from math import comb, factorial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Numbers a block of bases may hold (8 MiB in float32): larger temporaries are returned to the system after each use
+#: by common allocators, and faulting them in again costs more than the arithmetic.
+BLOCK_NUMBERS = 2**21
+
+Range = tuple[float, float]
+
+
+def basis(x: Tensor, grid_size: int, spline_order: int, grid_range: Range) -> Tensor:
+    """Return the bases `(*x.shape, grid_size + spline_order)` of `x`, in the dtype of `x`."""
+    return _bump(_offsets(x, grid_size, spline_order, grid_range), spline_order)
+
+
+def basis_derivative(x: Tensor, grid_size: int, spline_order: int, grid_range: Range) -> Tensor:
+    """Return d basis / d x, same shape as `basis`."""
+    offset = _offsets(x, grid_size, spline_order, grid_range)
+    step = (grid_range[1] - grid_range[0]) / grid_size
+    return _bump_slope(offset, spline_order) / step
+
+
+def _offsets(x: Tensor, grid_size: int, spline_order: int, grid_range: Range) -> Tensor:
+    low, high = grid_range
+    middles = torch.arange(grid_size + spline_order, dtype=x.dtype, device=x.device) + (1 - spline_order) / 2
+    return ((x - low) * (grid_size / (high - low))).unsqueeze(-1) - middles
+
+
+def _terms(order: int) -> list[tuple[float, float]]:
+    half = (order + 1) / 2
+    return [((-1) ** j * comb(order + 1, j), half - j) for j in range(order + 1) if half - j > 0]
+
+
+def _bump(offset: Tensor, order: int) -> Tensor:
+    if order == 0:
+        return ((offset >= -0.5) & (offset < 0.5)).to(offset.dtype)
+    distance = offset.abs()
+    total: Tensor | None = None
+    for factor, reach in _terms(order):
+        term = _power((reach - distance).clamp_(min=0), order).mul_(factor / factorial(order))
+        total = term if total is None else total.add_(term)
+    assert total is not None
+    return total
+
+
+def _bump_slope(offset: Tensor, order: int) -> Tensor:
+    if order == 0:
+        return torch.zeros_like(offset)
+    distance = offset.abs()
+    total: Tensor | None = None
+    for factor, reach in _terms(order):
+        gap = reach - distance
+        # The slope of a first-order bump is a step, which max(., 0)^0 would not give.
+        rise = (gap > 0).to(offset.dtype) if order == 1 else _power(gap.clamp_(min=0), order - 1)
+        term = rise.mul_(-factor / factorial(order - 1))
+        total = term if total is None else total.add_(term)
+    assert total is not None
+    return total.mul_(torch.sign(offset))
+
+
+def _power(x: Tensor, exponent: int) -> Tensor:
+    # torch.pow is several times slower than a handful of products.
+    if exponent == 1:
+        return x
+    if exponent == 2:
+        return x * x
+    if exponent == 3:
+        return (x * x).mul_(x)
+    half = _power(x, exponent // 2)
+    return half * half * x if exponent % 2 else half * half
+
+
+def columns(x: Tensor, grid_size: int, spline_order: int, grid_range: Range) -> Tensor:
+    """Return `[SiLU(x) | bases of x]` for rows `x`: what one matrix product turns into the layer's output."""
+    return torch.cat([F.silu(x), basis(x, grid_size, spline_order, grid_range).flatten(1)], dim=1)
+
+
+def joint_weight(base_weight: Tensor, spline_weight: Tensor, spline_scaler: Tensor | None) -> Tensor:
+    """Return the matrix `(outputs, inputs * (1 + bases))` that belongs to `columns`."""
+    if spline_scaler is not None:
+        spline_weight = spline_weight * spline_scaler.unsqueeze(-1)
+    return torch.cat([base_weight, spline_weight.flatten(1)], dim=1)
+
+
+def _block_rows(num_inputs: int, num_bases: int) -> int:
+    return max(BLOCK_NUMBERS // (num_inputs * (num_bases + 1)), 16)
+
+
+def forward_rows(x: Tensor, weight: Tensor, grid: tuple[int, int, Range]) -> Tensor:
+    """Multiply the columns of rows `x` (in at least float32) by `weight` (in the dtype of the products)."""
+    rows = _block_rows(x.shape[1], grid[0] + grid[1])
+    # A traced graph must not depend on the number of rows; there the memory planner of the compiler takes over.
+    if torch.compiler.is_compiling() or x.shape[0] <= rows:
+        return F.linear(columns(x, *grid).to(weight.dtype), weight)
+    y = x.new_empty((x.shape[0], weight.shape[0]), dtype=weight.dtype)
+    for i in range(0, x.shape[0], rows):
+        torch.mm(columns(x[i : i + rows], *grid).to(weight.dtype), weight.t(), out=y[i : i + rows])
+    return y
+
+
+class _KANLinear(torch.autograd.Function):
+    """Forward in blocks; backward forms the same columns again instead of keeping nine numbers for each input."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        base_weight: Tensor,
+        spline_weight: Tensor,
+        spline_scaler: Tensor | None,
+        grid: tuple[int, int, Range],
+        product_dtype: torch.dtype,
+    ) -> Tensor:
+        ctx.save_for_backward(x, base_weight, spline_weight, spline_scaler)
+        ctx.grid, ctx.product_dtype = grid, product_dtype
+        weight = joint_weight(base_weight, spline_weight, spline_scaler).to(product_dtype)
+        return forward_rows(_wide(x), weight, grid)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, base_weight, spline_weight, spline_scaler = ctx.saved_tensors
+        (grad_y,) = grads
+        grid, dtype = ctx.grid, ctx.product_dtype
+        weight = joint_weight(base_weight, spline_weight, spline_scaler).to(dtype)
+        need_x, need_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:4])
+        wide = _wide(x)
+        grad_x = torch.empty_like(wide) if need_x else None
+        # Sums over many rows are kept in float32 whatever the products use.
+        grad_weight = torch.zeros_like(weight, dtype=wide.dtype) if need_weight else None
+        rows = _block_rows(x.shape[1], grid[0] + grid[1])
+        for i in range(0, x.shape[0], rows):
+            block, grad = wide[i : i + rows], grad_y[i : i + rows].to(dtype)
+            if grad_weight is not None:
+                grad_weight += (grad.t() @ columns(block, *grid).to(dtype)).to(wide.dtype)
+            if grad_x is not None:
+                grad_x[i : i + rows] = _input_gradient(block, (grad @ weight).to(wide.dtype), grid)
+        grad_base, grad_spline, grad_scaler = _weight_gradients(grad_weight, spline_weight, spline_scaler)
+        return (
+            grad_x.to(x.dtype) if grad_x is not None else None,
+            grad_base.to(base_weight.dtype) if grad_base is not None else None,
+            grad_spline.to(spline_weight.dtype) if grad_spline is not None else None,
+            grad_scaler,
+            None,
+            None,
+        )
+
+
+def _wide(x: Tensor) -> Tensor:
+    # Half precision cannot place an input between two knots.
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def _input_gradient(x: Tensor, grad_columns: Tensor, grid: tuple[int, int, Range]) -> Tensor:
+    num_inputs = x.shape[1]
+    sigmoid = torch.sigmoid(x)
+    silu_slope = sigmoid * (1 + x * (1 - sigmoid))
+    through_bases = grad_columns[:, num_inputs:].view(*x.shape, -1).mul_(basis_derivative(x, *grid)).sum(-1)
+    return grad_columns[:, :num_inputs] * silu_slope + through_bases
+
+
+def _weight_gradients(
+    grad_weight: Tensor | None, spline_weight: Tensor, spline_scaler: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    if grad_weight is None:
+        return None, None, None
+    num_inputs = spline_weight.shape[1]
+    grad_base = grad_weight[:, :num_inputs]
+    grad_spline = grad_weight[:, num_inputs:].view(spline_weight.shape)
+    if spline_scaler is None:
+        return grad_base, grad_spline, None
+    grad_scaler = (grad_spline * spline_weight).sum(-1).to(spline_scaler.dtype)
+    return grad_base, grad_spline * spline_scaler.unsqueeze(-1), grad_scaler
+
+
+def kan_linear(
+    x: Tensor,
+    base_weight: Tensor,
+    spline_weight: Tensor,
+    spline_scaler: Tensor | None = None,
+    *,
+    grid_size: int = 5,
+    spline_order: int = 3,
+    grid_range: Range = (-1.0, 1.0),
+) -> Tensor:
+    """See `kanscan.ops.bspline.kan_linear`."""
+    grid = (grid_size, spline_order, grid_range)
+    rows = x.reshape(-1, x.shape[-1])
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else base_weight.dtype
+    tensors = (rows, base_weight, spline_weight, spline_scaler)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        y = _KANLinear.apply(*tensors, grid, dtype)
+    else:
+        y = forward_rows(_wide(rows), joint_weight(base_weight, spline_weight, spline_scaler).to(dtype), grid)
+    return y.view(*x.shape[:-1], base_weight.shape[0])

@@ -1,0 +1,1 @@
+"""One YAML file a (model, data set): everything that decides a run."""
