@@ -1,0 +1,1 @@
+"""From tensors to weights: losses, optimizers, step, trainer. Knows no data set and no network."""

@@ -1,0 +1,192 @@
+"""Losses on logits: the papers' (binary) cross-entropy + Dice, each with its own weights and sums."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kanscan.registry import Registry
+
+
+class BCEDiceLoss(nn.Module):
+    """Binary cross-entropy + soft Dice as U-KAN trains with it (U-KAN Eq. 10, released weights).
+
+    loss = w_ce * mean BCE + w_dice * (1 - mean over samples of (2 sum p t + s) / (sum p + sum t + s)),
+    sums over all classes and pixels of a sample, s = 1e-5. Several logits are independent yes/no questions.
+
+    Args:
+        cross_entropy_weight: Weight of the binary cross-entropy; None: 0.5.
+        dice_weight: Weight of the Dice loss.
+
+    Example:
+        >>> loss = BCEDiceLoss()
+        >>> round(loss(torch.zeros(2, 1, 4, 4), torch.ones(2, 4, 4, dtype=torch.long)).item(), 4)
+        0.6799
+    """
+
+    default_weight = 0.5
+    smooth = 1e-5
+
+    def __init__(self, *, cross_entropy_weight: float | None = None, dice_weight: float = 1.0) -> None:
+        super().__init__()
+        self.cross_entropy_weight = (
+            self.default_weight if cross_entropy_weight is None else cross_entropy_weight
+        )
+        self.dice_weight = dice_weight
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Compare logits `(B, K, *S)` with an integer label `(B, *S)` or soft values of the logits' shape."""
+        logits = full_precision(logits)
+        wanted = as_probabilities(label, logits)
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, wanted)
+        p, t = torch.sigmoid(logits).flatten(1), wanted.flatten(1)
+        dice = (2 * (p * t).sum(1) + self.smooth) / (p.sum(1) + t.sum(1) + self.smooth)
+        return self.cross_entropy_weight * cross_entropy + self.dice_weight * (1 - dice.mean())
+
+
+class BCEDiceVMKLALoss(BCEDiceLoss):
+    """Binary cross-entropy + soft Dice as VM-UNet and VMKLA-UNet train with it: weights 1 and 1, smoothing 1.
+
+    Their code takes probabilities; taking logits gives the same number without its overflow.
+    """
+
+    default_weight = 1.0
+    smooth = 1.0
+
+
+class CEDiceLoss(nn.Module):
+    """Cross-entropy + soft Dice for classes that exclude one another (VM-UNet, VMKLA-UNet on Synapse).
+
+    loss = w_ce * mean CE + w_dice * mean over all classes, background included, of
+    1 - (2 sum p t + s) / (sum p^2 + sum t^2 + s), p the softmax, sums over the whole batch, s = 1e-5.
+    Summing over the batch keeps a class that one image lacks from costing that image a full unit.
+
+    Args:
+        cross_entropy_weight: Weight of the cross-entropy; None: 1.
+        dice_weight: Weight of the Dice loss.
+    """
+
+    def __init__(self, *, cross_entropy_weight: float | None = None, dice_weight: float = 1.0) -> None:
+        super().__init__()
+        from monai.losses import DiceLoss
+
+        self.cross_entropy_weight = 1.0 if cross_entropy_weight is None else cross_entropy_weight
+        self.dice_weight = dice_weight
+        self.dice = DiceLoss(squared_pred=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5)
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Compare logits `(B, K, *S)` with an integer label `(B, *S)` or one of the logits' shape."""
+        if logits.shape[1] < 2:
+            raise ValueError(
+                "loss ce_dice needs one logit for each class; a network with one logit takes bce_dice"
+            )
+        logits = full_precision(logits)
+        wanted = as_probabilities(label, logits)
+        cross_entropy = -(wanted * F.log_softmax(logits, dim=1)).sum(1).mean()
+        dice = self.dice(torch.softmax(logits, dim=1), wanted)
+        return self.cross_entropy_weight * cross_entropy + self.dice_weight * dice
+
+
+class DeepSupervisionLoss(nn.Module):
+    """A loss summed over logits at falling resolutions, with weights 1, 1/2, 1/4, ... that sum to one.
+
+    With two scales or more the coarsest gets no weight, as nnU-Net does it.
+
+    Args:
+        loss: Loss of one scale.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, outputs: list[Tensor], label: Tensor) -> Tensor:
+        """Compare logits of every scale, full resolution first, with the full-resolution integer label."""
+        terms = [
+            weight * self.loss(logits, resize_label(label, tuple(logits.shape[2:])))
+            for logits, weight in zip(outputs, scale_weights(len(outputs)), strict=True)
+            if weight > 0
+        ]
+        return torch.stack(terms).sum()
+
+
+#: Losses by name; each is called with `cross_entropy_weight` and `dice_weight` and takes logits and labels.
+LOSSES: Registry[type[nn.Module]] = Registry(
+    "loss",
+    {
+        "bce_dice": BCEDiceLoss,
+        "bce_dice_vmkla": BCEDiceVMKLALoss,
+        "ce_dice": CEDiceLoss,
+    },
+)
+
+
+def make_loss(
+    name: str = "auto",
+    out_channels: int = 1,
+    *,
+    cross_entropy_weight: float | None = None,
+    dice_weight: float = 1.0,
+) -> nn.Module:
+    """Build a loss by name.
+
+    Args:
+        name: A key of `LOSSES`, or "auto": "bce_dice" for one logit, "ce_dice" for several.
+        out_channels: Logits of the network.
+        cross_entropy_weight: Weight of the (binary) cross-entropy; None: the loss's own.
+        dice_weight: Weight of the Dice loss.
+
+    Raises:
+        ValueError: The name is unknown, the loss does not fit the number of logits, or both weights are zero.
+    """
+    if name == "auto":
+        name = "bce_dice" if out_channels == 1 else "ce_dice"
+    if name == "ce_dice" and out_channels == 1:
+        raise ValueError(
+            "loss.name=ce_dice needs three classes or more; for two classes take loss.name=bce_dice"
+        )
+    if cross_entropy_weight == 0 and dice_weight == 0:
+        raise ValueError(
+            "loss.cross_entropy_weight and loss.dice_weight are both 0: nothing would be learned"
+        )
+    return LOSSES[name](cross_entropy_weight=cross_entropy_weight, dice_weight=dice_weight)
+
+
+def full_precision(logits: Tensor) -> Tensor:
+    """Return half-precision logits as float32: sums over a whole image overflow 16 bits."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+def as_probabilities(label: Tensor, logits: Tensor) -> Tensor:
+    """Bring a label to the shape and type of the logits.
+
+    Args:
+        label: Integer classes `(B, *S)`; or soft values, `(B, K, *S)` or for one logit also `(B, *S)`.
+        logits: `(B, K, *S)`.
+
+    Returns:
+        `(B, K, *S)`: one logit gets the label itself, several get one channel for each class.
+    """
+    if label.shape == logits.shape:
+        return label.to(logits.dtype)
+    if logits.shape[1] == 1:
+        return label.unsqueeze(1).to(logits.dtype)
+    return F.one_hot(label, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+
+
+def scale_weights(num_scales: int) -> list[float]:
+    """Return the weights of supervised scales, full resolution first; see `DeepSupervisionLoss`."""
+    weights = [0.5**scale for scale in range(num_scales)]
+    if num_scales > 1:
+        weights[-1] = 0.0
+    return [weight / sum(weights) for weight in weights]
+
+
+def resize_label(label: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Bring an integer label `(B, *S)` to another grid by its nearest pixels."""
+    if tuple(label.shape[1:]) == size:
+        return label
+    return (
+        F.interpolate(label.unsqueeze(1).double(), size=size, mode="nearest-exact").squeeze(1).to(label.dtype)
+    )

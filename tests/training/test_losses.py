@@ -1,0 +1,122 @@
+"""The losses against the figures of the released implementations, and what a user may do wrong."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kanscan.training.losses import (
+    LOSSES,
+    BCEDiceLoss,
+    BCEDiceVMKLALoss,
+    CEDiceLoss,
+    DeepSupervisionLoss,
+    make_loss,
+    resize_label,
+    scale_weights,
+)
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "u_kan"
+
+
+@pytest.fixture(scope="module")
+def ukan():
+    return np.load(GOLDEN / "loss.npz")
+
+
+@pytest.fixture(scope="module")
+def others():
+    return np.load(GOLDEN / "loss_other_papers.npz")
+
+
+def rows(ukan):
+    logits, label = torch.from_numpy(ukan["logits"]).double(), torch.from_numpy(ukan["label"])[:, 0].long()
+    one_empty = torch.from_numpy(ukan["label_empty0"])[:, 0].long()
+    low = torch.full_like(logits, -5)
+    return [(logits, label), (logits, one_empty), (low, label), (low, torch.zeros_like(label))]
+
+
+@pytest.mark.parametrize("row", range(4))
+def test_bce_dice_gives_the_released_figures(ukan, row):
+    logits, label = rows(ukan)[row]
+    assert BCEDiceLoss()(logits, label).item() == pytest.approx(ukan["loss"][row], abs=1e-6)
+    only_bce = BCEDiceLoss(cross_entropy_weight=1, dice_weight=0)(logits, label).item()
+    assert only_bce == pytest.approx(ukan["cross_entropy"][row], abs=1e-6)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_bce_dice_gives_the_figures_of_km_unet(others, index):
+    logits = torch.from_numpy(others[f"km_unet_logits{index}"]).double()
+    label = torch.from_numpy(others[f"km_unet_label{index}"])[:, 0].long()
+    assert BCEDiceLoss()(logits, label).item() == pytest.approx(
+        float(others[f"km_unet_loss{index}"]), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("label", "loss"), [("vmkla_label", "vmkla_loss"), ("vmkla_soft_label", "vmkla_loss_soft")]
+)
+def test_bce_dice_vmkla_on_hard_and_soft_labels(others, label, loss):
+    logits = torch.logit(torch.from_numpy(others["vmkla_probabilities"]))
+    soft = torch.from_numpy(others[label])
+    for shape in (soft, soft[:, 0]):
+        assert BCEDiceVMKLALoss()(logits, shape).item() == pytest.approx(float(others[loss]), abs=1e-9)
+
+
+def test_ce_dice_values_and_gradients(others):
+    logits = torch.from_numpy(others["synapse_logits"]).requires_grad_()
+    label = torch.from_numpy(others["synapse_label"]).long()
+    loss = CEDiceLoss()(logits, label)
+    loss.backward()
+    assert loss.item() == pytest.approx(float(others["synapse_loss"]), abs=1e-9)
+    np.testing.assert_allclose(logits.grad.numpy(), others["synapse_gradient"], atol=1e-8)
+    weighted = CEDiceLoss(cross_entropy_weight=0.4, dice_weight=0.6)(logits, label)
+    assert weighted.item() == pytest.approx(float(others["synapse_loss_04_06"]), abs=1e-9)
+
+
+def test_several_logits_are_independent_questions_for_bce_dice():
+    logits, label = torch.randn(2, 3, 5, 5), torch.randint(0, 3, (2, 5, 5))
+    one_hot = torch.nn.functional.one_hot(label, 3).movedim(-1, 1).float()
+    torch.testing.assert_close(BCEDiceLoss()(logits, label), BCEDiceLoss()(logits, one_hot))
+
+
+def test_volumes_have_a_loss_too():
+    logits, label = torch.randn(2, 4, 3, 5, 5), torch.randint(0, 4, (2, 3, 5, 5))
+    assert CEDiceLoss()(logits, label).isfinite()
+
+
+def test_half_precision_does_not_overflow():
+    logits = torch.full((1, 1, 512, 512), 9.0, dtype=torch.float16)
+    loss = BCEDiceLoss()(logits, torch.ones(1, 512, 512, dtype=torch.long))
+    assert loss.dtype == torch.float32
+    assert loss.item() < 0.01
+
+
+def test_auto_follows_the_number_of_logits():
+    assert type(make_loss("auto", 1)) is BCEDiceLoss
+    assert type(make_loss("auto", 3)) is CEDiceLoss
+    assert make_loss("bce_dice_vmkla", 1).cross_entropy_weight == 1
+    assert set(LOSSES) == {"bce_dice", "bce_dice_vmkla", "ce_dice"}
+
+
+def test_what_cannot_be_trained_is_refused():
+    with pytest.raises(ValueError, match="did you mean 'bce_dice'"):
+        make_loss("bcedice")
+    with pytest.raises(ValueError, match="three classes or more"):
+        make_loss("ce_dice", 1)
+    with pytest.raises(ValueError, match="both 0"):
+        make_loss("auto", 1, cross_entropy_weight=0, dice_weight=0)
+
+
+def test_deep_supervision_halves_the_weight_and_drops_the_last_scale():
+    assert scale_weights(1) == [1.0]
+    assert scale_weights(3) == pytest.approx([2 / 3, 1 / 3, 0])
+    label = torch.randint(0, 2, (2, 8, 8))
+    outputs = [torch.randn(2, 1, size, size) for size in (8, 4, 2)]
+    single = BCEDiceLoss()
+    wanted = 2 / 3 * single(outputs[0], label) + 1 / 3 * single(outputs[1], resize_label(label, (4, 4)))
+    torch.testing.assert_close(DeepSupervisionLoss(single)(outputs, label), wanted)
+    # The coarsest scale does not count.
+    outputs[2] = torch.full_like(outputs[2], torch.nan)
+    torch.testing.assert_close(DeepSupervisionLoss(single)(outputs, label), wanted)

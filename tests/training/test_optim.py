@@ -1,0 +1,145 @@
+"""Parameter groups by type, schedules and real optimizer steps against the released figures."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from golden.figures import assert_close, figures
+from golden.recipe_u_kan import weights
+from kanscan.layers.kan import KANLinear
+from kanscan.models import create_model, released_state_dict
+from kanscan.models.released import load_into
+from kanscan.ops.bspline import kan_linear
+from kanscan.training.losses import BCEDiceLoss
+from kanscan.training.optim import (
+    kan_parameters,
+    learning_rates,
+    make_optimizer,
+    make_schedule,
+    parameter_groups,
+)
+
+
+def test_groups_by_type_hold_every_parameter_once():
+    model = create_model("ukan", preset="base")
+    groups = {group["name"]: group for group in parameter_groups(model, lr=1e-4, kan_lr=1e-2)}
+    assert sum(p.numel() for p in groups["kan"]["params"]) == 3_993_600
+    assert sum(p.numel() for g in groups.values() for p in g["params"]) == 6_356_689
+    assert len(groups["kan"]["params"]) == 36
+    assert (groups["kan"]["lr"], groups["other"]["lr"]) == (1e-2, 1e-4)
+
+
+def test_a_name_does_not_make_a_kan_layer():
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.kan_layer_fc1 = nn.Linear(2, 2)
+            self.plain = KANLinear(2, 2)
+
+    model = Layer()
+    assert {id(p) for p in kan_parameters(model)} == {id(p) for p in model.plain.parameters()}
+
+
+def test_a_network_without_splines_has_one_group_and_frozen_weights_none():
+    model = create_model("ukan", channels=(16, 16, 24), layer_kinds=("linear",))
+    (group,) = parameter_groups(model, lr=1e-4, kan_lr=1e-2)
+    assert group["name"] == "other"
+    for p in model.parameters():
+        p.requires_grad_(False)
+    assert parameter_groups(model, lr=1e-4) == []
+
+
+def test_without_its_own_rate_a_kan_layer_takes_the_common_one():
+    rates = [group["lr"] for group in parameter_groups(KANLinear(2, 2), lr=3e-4, kan_lr=None)]
+    assert rates == [3e-4]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", "Adam"), ("adamw", "AdamW"), ("sgd", "SGD")])
+def test_optimizers_by_name(name, kind):
+    optimizer = make_optimizer(KANLinear(2, 2), name, weight_decay=0.05)
+    assert type(optimizer).__name__ == kind
+    assert all(group["weight_decay"] == 0.05 for group in optimizer.param_groups)
+    with pytest.raises(ValueError, match="unknown optimizer 'adamx'"):
+        make_optimizer(KANLinear(2, 2), "adamx")
+
+
+def rates_by_epoch(optimizer, schedule, epochs):
+    rows = []
+    for _ in range(epochs):
+        rows.append(learning_rates(optimizer))
+        optimizer.step()
+        schedule.step()
+    return np.array(rows)
+
+
+def two_groups(lr=1e-4, kan_lr=1e-2):
+    return make_optimizer(nn.Sequential(nn.Linear(1, 1), KANLinear(1, 1)), lr=lr, kan_lr=kan_lr)
+
+
+def test_cosine_gives_the_released_rates():
+    golden = figures("u_kan", "lr")["u_kan"].numpy()  # columns: KAN, other
+    optimizer = two_groups()
+    ours = rates_by_epoch(optimizer, make_schedule(optimizer, "cosine", epochs=400, min_lr=1e-5), 401)
+    np.testing.assert_allclose(ours, golden[:, ::-1], rtol=0, atol=1e-9)
+
+
+def test_cosine_climbs_back_as_vmkla_trains():
+    golden = figures("u_kan", "lr")["vmkla"].numpy()
+    optimizer = make_optimizer(nn.Linear(1, 1), lr=1e-4)
+    ours = rates_by_epoch(optimizer, make_schedule(optimizer, "cosine", epochs=50, min_lr=1e-5), 300)
+    np.testing.assert_allclose(ours[:, 0], golden, rtol=0, atol=1e-9)
+    # One group: its rate is shown for both.
+    np.testing.assert_array_equal(ours[:, 0], ours[:, 1])
+
+
+def test_polynomial_and_constant():
+    optimizer = two_groups()
+    ours = rates_by_epoch(optimizer, make_schedule(optimizer, "polynomial", epochs=10), 10)
+    wanted = (1 - np.arange(10) / 10) ** 0.9
+    np.testing.assert_allclose(ours, np.outer(wanted, [1e-4, 1e-2]), rtol=1e-9)
+    optimizer = two_groups()
+    ours = rates_by_epoch(optimizer, make_schedule(optimizer, "constant", epochs=10), 12)
+    np.testing.assert_array_equal(ours, np.tile([1e-4, 1e-2], (12, 1)))
+
+
+def test_schedules_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match=r"optim\.min_lr=1e-05 is above the learning rate 1e-06"):
+        make_schedule(two_groups(lr=1e-6), "cosine", epochs=3, min_lr=1e-5)
+    with pytest.raises(ValueError, match="unknown schedule 'cosin'"):
+        make_schedule(two_groups(), "cosin", epochs=3)
+
+
+def test_five_optimizer_steps_end_where_the_released_training_ends(monkeypatch):
+    # The released knots are rounded to float32, and Adam turns that rounding into whole steps where gradients
+    # are close to zero: only the definition, which rounds its knots likewise, can be followed for five steps.
+    monkeypatch.setattr("kanscan.layers.kan.kan_linear", partial(kan_linear, backend="reference"))
+    golden = figures("u_kan", "train_steps")
+    model = create_model("ukan", preset="small")
+    load_into(model, weights(released_state_dict(model), 601))
+    model.double().train()
+    images = 0.006 * np.random.Generator(np.random.PCG64(602)).standard_normal((5, 2, 3, 64, 64))
+    images = torch.from_numpy(images.astype(np.float32)).double()
+    labels = np.unpackbits(golden["label_bits"].numpy()).reshape(5, 2, 64, 64)
+    optimizer = make_optimizer(model, "adam", lr=1e-4, kan_lr=1e-2, weight_decay=1e-4)
+    schedule = make_schedule(optimizer, "cosine", epochs=10, min_lr=1e-5)
+    losses = []
+    for image, label in zip(images, torch.from_numpy(labels).long(), strict=True):
+        loss = BCEDiceLoss()(model(image), label)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    np.testing.assert_allclose(losses, golden["losses"].numpy(), rtol=0, atol=1e-8)
+
+    model.eval()
+    with torch.no_grad():
+        output = model(images[0])
+    assert_close(output[..., ::4, ::4], golden["output_every_4"], 1e-5)
+    assert output.norm().item() == pytest.approx(float(golden["output_norm"]), rel=1e-4)
+    norms = {model.released_name(name): p.norm().item() for name, p in model.named_parameters()}
+    for name, wanted in zip(golden["parameter_names"], golden["parameter_norms"], strict=True):
+        assert norms[name] == pytest.approx(float(wanted), rel=1e-4, abs=1e-6), name
