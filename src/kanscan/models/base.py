@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 
@@ -82,13 +83,34 @@ class SegmentationModel(nn.Module, ABC):
         return name
 
     def to_released(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename our state dict to the released keys; networks that store more than we do add it here."""
-        return {self.released_name(name): tensor for name, tensor in state.items()}
+        """Rename our state dict to the released keys and add the constants that the released code stores."""
+        return {self.released_name(name): tensor for name, tensor in state.items()} | self._released_buffers()
 
     def from_released(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename a released state dict to ours; keys that are not this network's stay under their own name."""
+        """Rename a released state dict to ours; keys that are not this network's stay under their own name.
+
+        Raises:
+            ValueError: A constant that our network does not store (knots of a spline grid) differs from ours.
+        """
         ours = {self.released_name(name): name for name in self.state_dict()}
-        return {ours.get(name, name): tensor for name, tensor in state.items()}
+        constants = self._released_buffers()
+        for name in constants.keys() & state.keys():
+            if state[name].shape == constants[name].shape and not torch.allclose(
+                state[name].to(constants[name]), constants[name], atol=1e-5
+            ):
+                raise ValueError(
+                    f"{name} differs from the uniform grid this {type(self).__name__} was built with; "
+                    "pass the grid_size, spline_order and grid_range of the checkpoint (adapted grids are not supported)"
+                )
+        return {ours.get(name, name): tensor for name, tensor in state.items() if name not in constants}
+
+    def _released_buffers(self) -> dict[str, Tensor]:
+        constants: dict[str, Tensor] = {}
+        for path, module in self.named_modules():
+            give = getattr(module, "released_buffers", None)
+            if give is not None:
+                constants |= {self.released_name(f"{path}.{name}"): value for name, value in give().items()}
+        return constants
 
 
 _AXES = {2: ("height", "width"), 3: ("depth", "height", "width")}

@@ -6,6 +6,9 @@ A uniform B-spline of order k is one bump, shifted: with s = (x - low) / h and t
 
 Measuring from the middle leaves two terms for a cubic and no cancellation worth mentioning in float32. Rows are worked
 through in blocks small enough that the bases stay in cache and the allocator can reuse their memory.
+
+Float64 inputs take the recursion instead: whoever asks for float64 compares digits, and the knots of the released
+networks, rounded to float32, are not exactly uniform.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kanscan.ops.bspline import reference
+
 #: Numbers a block of bases may hold (8 MiB in float32): larger temporaries are returned to the system after each use
 #: by common allocators, and faulting them in again costs more than the arithmetic.
 BLOCK_NUMBERS = 2**21
@@ -26,11 +31,15 @@ Range = tuple[float, float]
 
 def basis(x: Tensor, grid_size: int, spline_order: int, grid_range: Range) -> Tensor:
     """Return the bases `(*x.shape, grid_size + spline_order)` of `x`, in the dtype of `x`."""
+    if x.dtype == torch.float64:
+        return reference.bspline_basis(x, grid_size, spline_order, grid_range)
     return _bump(_offsets(x, grid_size, spline_order, grid_range), spline_order)
 
 
 def basis_derivative(x: Tensor, grid_size: int, spline_order: int, grid_range: Range) -> Tensor:
     """Return d basis / d x, same shape as `basis`."""
+    if x.dtype == torch.float64:
+        return reference.basis_derivative(x, grid_size, spline_order, grid_range)
     offset = _offsets(x, grid_size, spline_order, grid_range)
     step = (grid_range[1] - grid_range[0]) / grid_size
     return _bump_slope(offset, spline_order) / step
@@ -44,7 +53,7 @@ def _offsets(x: Tensor, grid_size: int, spline_order: int, grid_range: Range) ->
 
 def _terms(order: int) -> list[tuple[float, float]]:
     half = (order + 1) / 2
-    return [((-1) ** j * comb(order + 1, j), half - j) for j in range(order + 1) if half - j > 0]
+    return [(float((-1) ** j * comb(order + 1, j)), half - j) for j in range(order + 1) if half - j > 0]
 
 
 def _bump(offset: Tensor, order: int) -> Tensor:
