@@ -1,7 +1,7 @@
 """The deterministic weights and images under which the figures of KM-UNet and its baselines were computed.
 
-One PCG64 stream of uniform numbers in [-1, 1) is read in the plain string order of the released keys; the role of
-a tensor, told by the end of its key and its rank, decides how the numbers are spread.
+One PCG64 stream of uniform numbers in [-1, 1) is read in the plain string order of the released keys; the role
+of a tensor, told by the end of its key and its rank, decides how the numbers are spread.
 """
 
 from __future__ import annotations
