@@ -21,6 +21,7 @@ class Case:
         group: Cases of one group (patient, video sequence) must not be split apart; None if nothing is known.
         subset: The subset the folder layout assigns ("train", "validation", "test"), or None.
         spacing_mm: Pixel spacing in array order, or None where the format has none.
+        frame: Page to take from multi-page files (a TIFF stack), counted from 0; None: the files hold one image.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Case:
     group: str | None = None
     subset: str | None = None
     spacing_mm: tuple[float, ...] | None = None
+    frame: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""One folder layout, one file."""
