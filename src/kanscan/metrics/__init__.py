@@ -1,0 +1,40 @@
+"""How well a prediction matches its reference: case by case, pooled as papers pool, and with intervals."""
+
+from kanscan.metrics.pooled import batch_pooled_scores, pixel_pooled_scores
+from kanscan.metrics.scores import (
+    EMPTY_RULE,
+    METRICS,
+    Confusion,
+    Metric,
+    boundary_scores,
+    case_scores,
+    confusion_matrix,
+    missing_from,
+    overlap_scores,
+)
+from kanscan.metrics.statistics import (
+    PairedDifference,
+    Summary,
+    adjust_p_values,
+    paired_difference,
+    summarize,
+)
+
+__all__ = [
+    "EMPTY_RULE",
+    "METRICS",
+    "Confusion",
+    "Metric",
+    "PairedDifference",
+    "Summary",
+    "adjust_p_values",
+    "batch_pooled_scores",
+    "boundary_scores",
+    "case_scores",
+    "confusion_matrix",
+    "missing_from",
+    "overlap_scores",
+    "paired_difference",
+    "pixel_pooled_scores",
+    "summarize",
+]
