@@ -11,13 +11,21 @@ from torch import Tensor
 
 from kanscan.models.base import SegmentationModel
 from kanscan.models.released import load_into
+from kanscan.models.rolling_unet import RollingUNet
 from kanscan.models.ukan import UKAN
+from kanscan.models.unet import AttentionUNet, UNet, UNetPlusPlus
+from kanscan.models.unext import UNeXt
 from kanscan.registry import Registry, unknown
 
 MODELS: Registry[type[SegmentationModel]] = Registry(
     "model",
     {
         "ukan": UKAN,
+        "unext": UNeXt,
+        "rolling_unet": RollingUNet,
+        "unet": UNet,
+        "attention_unet": AttentionUNet,
+        "unet_plus_plus": UNetPlusPlus,
     },
 )
 
