@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import itertools
 import json
 from pathlib import Path
 
@@ -24,9 +25,9 @@ def test_twelve_slabs_of_four_slices_with_gaps_between_slabs(cases: list[Generat
     for case in cases:
         slabs.setdefault(case.group, []).append(case.facts["z_mm"])
     assert len(slabs) == 12 and all(len(z) == 4 for z in slabs.values())
-    inside = {b - a for z in slabs.values() for a, b in zip(z, z[1:], strict=False)}
+    inside = {b - a for z in slabs.values() for a, b in itertools.pairwise(z)}
     ordered = [slabs[name] for name in sorted(slabs)]
-    between = {b[0] - a[-1] for a, b in zip(ordered, ordered[1:], strict=False)}
+    between = {b[0] - a[-1] for a, b in itertools.pairwise(ordered)}
     assert inside == {2} and between == {4}
 
 
