@@ -14,6 +14,7 @@ __all__ = ["bspline_basis", "fit_coefficients", "kan_linear", "knots"]
 
 _BASIS = {"torch": vectorized.basis, "reference": reference.bspline_basis}
 _LINEAR = {"torch": vectorized.kan_linear, "reference": reference.kan_linear}
+IMPLEMENTATIONS = {"bspline_basis": _BASIS, "kan_linear": _LINEAR}
 
 
 def bspline_basis(

@@ -211,7 +211,8 @@ def kan_linear(
     grid = (grid_size, spline_order, grid_range)
     rows = x.reshape(-1, x.shape[-1])
     kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else base_weight.dtype
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if autocast else base_weight.dtype
     tensors = (rows, base_weight, spline_weight, spline_scaler)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         y = _KANLinear.apply(*tensors, grid, dtype)

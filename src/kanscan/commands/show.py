@@ -1,0 +1,211 @@
+"""`show`: what is here, and what the papers say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kanscan.registry import unknown
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A titled table for people and programs."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        rows = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+        return {"title": self.title, "rows": rows, "notes": list(self.notes)}
+
+    def __rich__(self) -> Any:
+        """Draw the table for a terminal."""
+        from rich import box
+        from rich.console import Group
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(title=self.title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+        for index, column in enumerate(self.columns):
+            numeric = all(isinstance(row[index], int | float) for row in self.rows)
+            table.add_column(column, justify="right" if numeric and self.rows else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*(escape(_text(value)) for value in row))
+        return Group(table, *(escape(note) for note in self.notes))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return f"{value:,.2f}" if isinstance(value, float) else str(value)
+
+
+def show(what: str = "models", name: str | None = None, *, json: bool = False) -> Listing:
+    """List what is here: models, datasets, recipes, papers, backends; or one of them by name.
+
+    Args:
+        what: models, datasets, recipes, papers, keys (of a recipe) or backends; the singular with a name shows one.
+        name: Which one, as in `show model ukan`, `show paper u_kan`, `show recipe ukan-busi`.
+        json: Print JSON.
+
+    Raises:
+        ValueError: There is nothing of that kind or name.
+
+    Example:
+        >>> show("recipes").columns
+        ('recipe', 'description')
+    """
+    listings = {
+        "models": _model if name else _models,
+        "datasets": _dataset if name else _datasets,
+        "recipes": _recipe if name else _recipes,
+        "papers": _paper if name else _papers,
+        "keys": _keys,
+        "backends": _backends,
+    }
+    kind = what if what in listings else what + "s"
+    if kind not in listings:
+        raise ValueError(unknown("thing to show", what, listings))
+    listing = listings[kind]
+    return listing(name) if name and kind not in ("keys", "backends") else listing()  # type: ignore[operator]
+
+
+_COUNTING_NOTES = (
+    "MACs: multiply-adds of convolutions and matrix products for one image, products of KAN layers and the recurrences "
+    "of scans included; spline bases, norms, activations and resizing are not counted.",
+    'Papers\' "Gflops": 8 x the multiply-adds seen by the profiler they used, which counts KAN layers and scans as '
+    "nothing; the figures of different networks are therefore not comparable.",
+)
+
+
+def _count_row(name: str, preset: str | None) -> tuple[Any, ...]:
+    import torch
+
+    from kanscan.complexity import complexity
+    from kanscan.models import MODELS, create_model
+
+    options = getattr(MODELS[name], "listing_options", {}).get(preset, {})
+    with torch.device("meta"):
+        model = create_model(name, preset=preset, **options)
+    shape = (model.in_channels, *getattr(model, "listing_size", (256,) * model.spatial_dims))
+    cost = complexity(model, shape)
+    size = " x ".join(map(str, shape))
+    stride = " x ".join(map(str, model.stride))
+    return (size, stride, cost.num_parameters, cost.macs / 1e9, cost.paper_gflops)
+
+
+def _models() -> Listing:
+    from kanscan.models import MODELS
+
+    rows = [
+        (name, cls.__name__, cls.paper, "/".join(f"{d}D" for d in cls.supports), *_count_row(name, None))
+        for name, cls in MODELS.items()
+    ]
+    columns = ("model", "class", "paper", "dims", "input", "stride", "parameters", "GMACs", 'papers\' "Gflops"')
+    return Listing("Models with their default options", columns, rows, _COUNTING_NOTES)
+
+
+def _model(name: str) -> Listing:
+    import inspect
+
+    from kanscan.models import MODELS
+
+    cls = MODELS[name]
+    presets: list[str | None] = [None, *cls.presets]
+    rows = [(preset or "(default)", str(cls.presets.get(preset or "", {})), *_count_row(name, preset)) for preset in presets]
+    columns = ("preset", "options", "input", "stride", "parameters", "GMACs", 'papers\' "Gflops"')
+    return Listing(f"{cls.__name__} ({name})", columns, rows, (*_COUNTING_NOTES, "", inspect.getdoc(cls) or ""))
+
+
+def _datasets() -> Listing:
+    from kanscan.data import READERS
+
+    rows = [(key, cls.title, cls.modality, cls.licence) for key, cls in READERS.items()]
+    return Listing("Data sets and layouts that are read", ("reader", "title", "modality", "terms"), rows)
+
+
+def _dataset(name: str) -> Listing:
+    from kanscan.data import READERS
+
+    cls = READERS[name]
+    rows = [("title", cls.title), ("modality", cls.modality), ("terms", cls.licence), ("citation", cls.citation)]
+    return Listing(name, ("fact", "value"), rows, ("Expected layout:", cls.layout))
+
+
+def _recipes() -> Listing:
+    from kanscan.config import load_recipe, recipe_names
+
+    rows = [(name, load_recipe(name).description) for name in recipe_names()]
+    return Listing("Recipes", ("recipe", "description"), rows, ("Any key can be set: kanscan train RECIPE key=value",))
+
+
+def _recipe(name: str) -> Listing:
+    from kanscan.config import load_recipe
+
+    content = load_recipe(name).model_dump(mode="json")
+    rows = [
+        (f"{group}.{key}", str(value))
+        for group, part in content.items()
+        for key, value in (part.items() if isinstance(part, dict) else [("", part)])
+    ]
+    rows = [(key.rstrip("."), value) for key, value in rows]
+    return Listing(name, ("key", "value"), rows)
+
+
+def _keys() -> Listing:
+    from kanscan.config import Recipe, all_keys
+
+    defaults = Recipe().model_dump(mode="json")
+    rows = []
+    for key in all_keys():
+        value: Any = defaults
+        for part in key.split("."):
+            value = value[part]
+        rows.append((key, str(value)))
+    return Listing("Recipe keys", ("key", "default"), rows)
+
+
+def _papers() -> Listing:
+    from kanscan.papers import load_paper, paper_names
+
+    papers = [load_paper(name) for name in paper_names()]
+    rows = [(p.key, p.title, str(p.year), p.url, len(p.claims())) for p in papers]
+    return Listing("Papers", ("paper", "title", "year", "url", "printed numbers"), rows)
+
+
+def _paper(name: str) -> Listing:
+    from kanscan.papers import load_paper
+
+    paper = load_paper(name)
+    rows = [
+        (c.table, c.dataset, c.method, c.metric, f"{c.value:g}" + (f" ± {c.sd:g}" if c.sd is not None else ""), c.unit)
+        for c in paper.claims()
+    ]
+    notes = [f"{paper.title} ({paper.year}), {paper.url}", paper.citation]
+    notes += ["", "Settings as printed: " + "; ".join(f"{k}: {v}" for k, v in paper.settings.items())]
+    if paper.settings_as_coded:
+        notes += ["Settings as coded: " + "; ".join(f"{k}: {v}" for k, v in paper.settings_as_coded.items())]
+    notes += ["", "Where the text and the released code differ, and what is built here:"]
+    notes += [
+        f"- {r.topic}. Paper: {r.paper}. Code: {r.code}. Here: {r.ours}" + (f" ({r.option})" if r.option else "")
+        for r in paper.readings
+    ]
+    notes += ["", "What contradicts itself:", *(f"- {text}" for text in paper.contradictions)] if paper.contradictions else []
+    return Listing(paper.own_method, ("table", "setting", "method", "metric", "printed", "unit"), rows, tuple(notes))
+
+
+def _backends() -> Listing:
+    import torch
+
+    from kanscan.ops import implementations
+
+    rows = [(op, ", ".join(names), names[0]) for op, names in implementations().items()]
+    cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+    notes = (f"torch {torch.__version__}, {torch.get_num_threads()} threads, CUDA device: {cuda}",)
+    return Listing("Implementations of the ops", ("op", "here", "auto takes"), rows, notes)
