@@ -30,7 +30,26 @@ _FACE = {
     "demo": "kanscan.commands.demo",
 }
 
-__all__ = [*_FACE, "__version__"]  # noqa: PLE0604
+__all__ = [
+    "MODELS",
+    "READERS",
+    "Predictor",
+    "Recipe",
+    "Run",
+    "__version__",
+    "check",
+    "compare",
+    "create_model",
+    "demo",
+    "evaluate",
+    "load_predictor",
+    "load_recipe",
+    "load_released",
+    "predict",
+    "released_state_dict",
+    "show",
+    "train",
+]
 
 if TYPE_CHECKING:
     from kanscan.build import load_predictor

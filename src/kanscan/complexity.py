@@ -107,7 +107,7 @@ def _profiler_cost(module: nn.Module, x: Tensor, y: Tensor) -> int:
     if isinstance(module, nn.AvgPool2d):
         return y.numel()
     if isinstance(module, nn.Upsample):
-        return y.numel() * _RESIZE_COST.get(module.mode, 0)
+        return y.numel() * _RESIZE_COST.get(module.mode, 1)
     affine = getattr(module, "affine", False) or getattr(module, "elementwise_affine", False)
     return x.numel() * (4 if affine else 2)
 

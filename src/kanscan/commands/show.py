@@ -118,7 +118,9 @@ def _model(name: str) -> Listing:
 
     cls = MODELS[name]
     presets: list[str | None] = [None, *cls.presets]
-    rows = [(preset or "(default)", str(cls.presets.get(preset or "", {})), *_count_row(name, preset)) for preset in presets]
+    rows = [
+        (preset or "(default)", str(cls.presets.get(preset or "", {})), *_count_row(name, preset)) for preset in presets
+    ]
     columns = ("preset", "options", "input", "stride", "parameters", "GMACs", 'papers\' "Gflops"')
     return Listing(f"{cls.__name__} ({name})", columns, rows, (*_COUNTING_NOTES, "", inspect.getdoc(cls) or ""))
 
@@ -196,7 +198,11 @@ def _paper(name: str) -> Listing:
         f"- {r.topic}. Paper: {r.paper}. Code: {r.code}. Here: {r.ours}" + (f" ({r.option})" if r.option else "")
         for r in paper.readings
     ]
-    notes += ["", "What contradicts itself:", *(f"- {text}" for text in paper.contradictions)] if paper.contradictions else []
+    notes += (
+        ["", "What contradicts itself:", *(f"- {text}" for text in paper.contradictions)]
+        if paper.contradictions
+        else []
+    )
     return Listing(paper.own_method, ("table", "setting", "method", "metric", "printed", "unit"), rows, tuple(notes))
 
 

@@ -62,7 +62,7 @@ class KANLinear(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw fresh weights: uniform base and scaler of bound 1/sqrt(in), splines fitted to small noise on the grid."""
+        """Draw fresh weights: uniform base and scaler of bound 1/sqrt(in), splines fitted to noise on the grid."""
         nn.init.kaiming_uniform_(self.base_weight, a=math.sqrt(5))
         noise = torch.rand(self.grid_size + 1, self.in_features, self.out_features) - 0.5
         points = self.knots()[self.spline_order : self.grid_size + self.spline_order + 1]
@@ -148,7 +148,7 @@ class DepthwiseConvBlock(nn.Module):
 
 
 class TokenizedKANBlock(nn.Module):
-    """Tokenized KAN block: x + layers(LayerNorm(x)), each layer a KAN followed by a depth-wise convolution (U-KAN Eq. 7).
+    """Tokenized KAN block: x + layers(LayerNorm(x)), each a KAN and a depth-wise convolution (U-KAN Eq. 7).
 
     The paper normalizes after the sum, once for each layer; the released network has one residual around all layers
     and normalizes before them, which is what is built here.

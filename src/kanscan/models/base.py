@@ -33,6 +33,9 @@ class SegmentationModel(nn.Module, ABC):
     #: Ordered (pattern, replacement) pairs of `re.sub` that turn our parameter names into the released ones.
     released_names: ClassVar[Sequence[tuple[str, str]]] = ()
 
+    #: Patterns of parameters that the released network stores and never uses; they get no gradient.
+    unused_parameters: ClassVar[Sequence[str]] = ()
+
     in_channels: int
     out_channels: int
     spatial_dims: int = 2
@@ -100,7 +103,7 @@ class SegmentationModel(nn.Module, ABC):
             ):
                 raise ValueError(
                     f"{name} differs from the uniform grid this {type(self).__name__} was built with; "
-                    "pass the grid_size, spline_order and grid_range of the checkpoint (adapted grids are not supported)"
+                    "pass the grid_size, spline_order and grid_range of the checkpoint (grids that moved are not read)"
                 )
         return {ours.get(name, name): tensor for name, tensor in state.items() if name not in constants}
 

@@ -68,9 +68,7 @@ def unwrap(content: Mapping[str, Any], *, source: str = "the state dict") -> dic
         if isinstance(inner, Mapping) and any(isinstance(v, Tensor) for v in inner.values()):
             return unwrap(inner, source=source)
     state = {
-        name: tensor
-        for name, tensor in content.items()
-        if isinstance(tensor, Tensor) and not name.endswith(_LEFTOVERS)
+        name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor) and not name.endswith(_LEFTOVERS)
     }
     if not state:
         raise ValueError(f"{source} holds no tensors")
@@ -114,7 +112,7 @@ def load_into(model: SegmentationModel, weights: Mapping[str, Any] | str | Path)
         if found[key].shape != wanted[key].shape:
             raise ValueError(
                 f"{source}: {model.released_name(key)} has shape {tuple(found[key].shape)}, this {name} has "
-                f"{tuple(wanted[key].shape)}; pass the options the checkpoint was trained with (channels, out_channels, ...)"
+                f"{tuple(wanted[key].shape)}; pass the options of the checkpoint (channels, out_channels, ...)"
             )
     # Step counters of batch norms are not weights: old checkpoints lack them.
     missing = [key for key in wanted if key not in found and not key.endswith("num_batches_tracked")]
