@@ -30,9 +30,7 @@ class BCEDiceLoss(nn.Module):
 
     def __init__(self, *, cross_entropy_weight: float | None = None, dice_weight: float = 1.0) -> None:
         super().__init__()
-        self.cross_entropy_weight = (
-            self.default_weight if cross_entropy_weight is None else cross_entropy_weight
-        )
+        self.cross_entropy_weight = self.default_weight if cross_entropy_weight is None else cross_entropy_weight
         self.dice_weight = dice_weight
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
@@ -78,9 +76,7 @@ class CEDiceLoss(nn.Module):
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Compare logits `(B, K, *S)` with an integer label `(B, *S)` or one of the logits' shape."""
         if logits.shape[1] < 2:
-            raise ValueError(
-                "loss ce_dice needs one logit for each class; a network with one logit takes bce_dice"
-            )
+            raise ValueError("loss ce_dice needs one logit for each class; a network with one logit takes bce_dice")
         logits = full_precision(logits)
         wanted = as_probabilities(label, logits)
         cross_entropy = -(wanted * F.log_softmax(logits, dim=1)).sum(1).mean()
@@ -143,13 +139,9 @@ def make_loss(
     if name == "auto":
         name = "bce_dice" if out_channels == 1 else "ce_dice"
     if name == "ce_dice" and out_channels == 1:
-        raise ValueError(
-            "loss.name=ce_dice needs three classes or more; for two classes take loss.name=bce_dice"
-        )
+        raise ValueError("loss.name=ce_dice needs three classes or more; for two classes take loss.name=bce_dice")
     if cross_entropy_weight == 0 and dice_weight == 0:
-        raise ValueError(
-            "loss.cross_entropy_weight and loss.dice_weight are both 0: nothing would be learned"
-        )
+        raise ValueError("loss.cross_entropy_weight and loss.dice_weight are both 0: nothing would be learned")
     return LOSSES[name](cross_entropy_weight=cross_entropy_weight, dice_weight=dice_weight)
 
 
@@ -187,6 +179,4 @@ def resize_label(label: Tensor, size: tuple[int, ...]) -> Tensor:
     """Bring an integer label `(B, *S)` to another grid by its nearest pixels."""
     if tuple(label.shape[1:]) == size:
         return label
-    return (
-        F.interpolate(label.unsqueeze(1).double(), size=size, mode="nearest-exact").squeeze(1).to(label.dtype)
-    )
+    return F.interpolate(label.unsqueeze(1).double(), size=size, mode="nearest-exact").squeeze(1).to(label.dtype)

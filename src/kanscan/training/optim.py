@@ -22,9 +22,7 @@ POLYNOMIAL_POWER = 0.9
 
 def kan_parameters(model: nn.Module) -> list[nn.Parameter]:
     """List the parameters that belong to KAN layers, each once."""
-    found = {
-        id(p): p for layer in model.modules() if isinstance(layer, KAN_LAYERS) for p in layer.parameters()
-    }
+    found = {id(p): p for layer in model.modules() if isinstance(layer, KAN_LAYERS) for p in layer.parameters()}
     return list(found.values())
 
 

@@ -1,0 +1,123 @@
+"""What a user sees while a network is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from kanscan.training.checkpoint import Keeper, Row, best_row
+
+
+class ProgressReport(Callback):
+    """A bar over the whole training with loss, validation Dice and the time left; without a terminal, a line an epoch.
+
+    Args:
+        keeper: Knows the curves.
+        console: Where to write; default: standard error.
+    """
+
+    def __init__(self, keeper: Keeper, console: Console | None = None) -> None:
+        self.keeper = keeper
+        self.console = console or Console(stderr=True, highlight=False)
+        self.bar: Progress | None = None
+        self.loss = float("nan")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the bar, at the epoch where a resumed training goes on."""
+        if not self.console.is_terminal or not trainer.is_global_zero:
+            return
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        steps = int(trainer.num_training_batches) + sum(int(n) for n in trainer.num_val_batches)
+        self.task = self.bar.add_task(
+            "", total=(trainer.max_epochs or 0) * steps, epoch="", figures="", completed=trainer.current_epoch * steps
+        )
+        self.bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar."""
+        if self.bar is not None:
+            loss = float(outputs["loss"])
+            # A running mean: single batches jump too much to be read.
+            self.loss = loss if self.loss != self.loss else 0.9 * self.loss + 0.1 * loss
+            self._advance(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Move the bar."""
+        if self.bar is not None:
+            self._advance(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the line of the epoch where there is no bar."""
+        if self.bar is None and trainer.is_global_zero:
+            self.console.print(epoch_line(self.keeper, trainer.max_epochs or 0), soft_wrap=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the bar."""
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the bar so that the message stands below it."""
+        self._close()
+
+    def _advance(self, trainer: Trainer) -> None:
+        assert self.bar is not None
+        figures = f"loss {self.loss:.4f}"
+        validated = [row for row in self.keeper.rows if row["val_dice"] is not None]
+        if validated:
+            figures += f"  val Dice {validated[-1]['val_dice']:.4f}" + _best(self.keeper)
+        epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self.bar.update(self.task, advance=1, epoch=epoch, figures=figures)
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+
+def epoch_line(keeper: Keeper, epochs: int) -> str:
+    """Write the figures of the epoch just finished, and how long the rest will take at its pace."""
+    row = keeper.rows[-1]
+    parts = [f"epoch {row['epoch']}/{epochs}"]
+    parts += [
+        f"{title} {row[name]:.4f}"
+        for name, title in (("train_loss", "loss"), ("val_loss", "val loss"), ("val_dice", "val Dice"))
+        if row[name] is not None
+    ]
+    left = (epochs - row["epoch"]) * _pace(keeper.rows)
+    return "  ".join(parts) + f"{_best(keeper)}  {row['seconds']:.1f} s, {duration(left)} left"
+
+
+def _best(keeper: Keeper) -> str:
+    best = best_row(keeper.rows, keeper.select_by)
+    return "" if best is None else f" (best so far: epoch {best['epoch']})"
+
+
+def _pace(rows: list[Row]) -> float:
+    # The first epoch reads the files; the recent ones tell what is to come.
+    recent = sorted(row["seconds"] for row in rows[-5:])
+    return recent[len(recent) // 2]
+
+
+def duration(seconds: float) -> str:
+    """Write a length of time the way a clock shows it.
+
+    Example:
+        >>> duration(3750)
+        '1:02:30'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

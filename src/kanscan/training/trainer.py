@@ -1,0 +1,154 @@
+"""The Lightning trainer, set up for one machine and quiet."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning_utilities.core.imports import RequirementCache
+
+from kanscan.registry import unknown
+from kanscan.training.checkpoint import AtomicCheckpointIO, read_state
+
+#: Our names of the precisions -> Lightning's.
+PRECISIONS = {"float32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
+DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Turn a device's name into a device that is here.
+
+    Args:
+        name: auto (a CUDA device, else Apple's, else the CPU), cpu, cuda, cuda:N or mps.
+
+    Raises:
+        ValueError: The name is unknown, or there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, colon, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (colon and (kind != "cuda" or not number.isdecimal())):
+        raise ValueError(unknown("device", name, DEVICES))
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device mps is not available here; use device auto or cpu")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise ValueError(
+                f"device {name} is not available: torch {torch.__version__} sees no CUDA device; use auto or cpu"
+            )
+        if int(number or 0) >= count:
+            raise ValueError(f"device {name} is not available: there are {count}, cuda:0 to cuda:{count - 1}")
+        return torch.device("cuda", int(number or 0))
+    return torch.device(kind)
+
+
+def make_trainer(
+    *,
+    epochs: int,
+    folder: Path,
+    callbacks: Sequence[Callback],
+    device: str = "auto",
+    precision: str = "float32",
+    clip_norm: float | None = None,
+    validate_every: int = 1,
+    deterministic: bool = True,
+) -> Trainer:
+    """Build the trainer.
+
+    Args:
+        epochs: Number of epochs.
+        folder: Where event files for TensorBoard go, if that is installed.
+        callbacks: What acts between the steps.
+        device: See `choose_device`.
+        precision: A key of `PRECISIONS`.
+        clip_norm: Largest gradient norm.
+        validate_every: Validate every so many epochs.
+        deterministic: Prefer slower operations that give the same bits every time; warn where there are none.
+
+    Raises:
+        ValueError: The device or the precision is not available.
+    """
+    chosen = choose_device(device)
+    check_precision(precision, chosen)
+    # Tensorboard is an extra.
+    loggers = [TensorBoardLogger(folder, name="", version="tensorboard")] if RequirementCache("tensorboard") else []
+    with quiet():
+        return Trainer(
+            max_epochs=epochs,
+            accelerator={"cpu": "cpu", "cuda": "gpu", "mps": "mps"}[chosen.type],
+            devices=[chosen.index or 0] if chosen.type == "cuda" else 1,
+            precision=PRECISIONS[precision],
+            gradient_clip_val=clip_norm,
+            check_val_every_n_epoch=validate_every,
+            deterministic="warn" if deterministic else False,
+            callbacks=list(callbacks),
+            plugins=[AtomicCheckpointIO()],
+            logger=loggers or False,
+            default_root_dir=folder,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse a precision the device does not have, and warn where it has it but slowly.
+
+    Raises:
+        ValueError: The precision is unknown, or is 16-mixed on a CPU.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(unknown("precision", precision, PRECISIONS))
+    if device.type == "cpu" and precision == "16-mixed":
+        raise ValueError("trainer.precision=16-mixed needs a GPU; on the CPU use trainer.precision=float32")
+    if device.type == "cpu" and precision == "bf16-mixed":
+        warnings.warn("trainer.precision=bf16-mixed is many times slower than float32 on most CPUs", stacklevel=2)
+
+
+def fit(trainer: Trainer, task: Any, train: Any, validation: Any | None, *, state: Path | None = None) -> None:
+    """Train, from `state` if one is given, and leave torch's global switches as they were."""
+    enabled, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    settings: Any = torch.utils.deterministic
+    filling = settings.fill_uninitialized_memory
+    # Every buffer is written before it is read; filling fresh memory first costs time and changes nothing.
+    settings.fill_uninitialized_memory = False
+    if state is not None:
+        progress = trainer.fit_loop.epoch_progress.current
+        progress.ready = progress.started = progress.processed = progress.completed = read_state(state)["epoch"]
+    try:
+        with quiet():
+            trainer.fit(task, train, validation, ckpt_path=None if state is None else str(state))
+    finally:
+        settings.fill_uninitialized_memory = filling
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what the training engine says about itself; what went wrong still comes through."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "lightning")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # Advice on workers, log intervals and resuming: the loader and the state file settle these here.
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            warnings.filterwarnings("ignore", message=r".*(does not have many workers|LeafSpec|lr_scheduler\.step).*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
