@@ -226,7 +226,7 @@ class UNetPlusPlus(SegmentationModel):
     """
 
     released_names: ClassVar[Sequence[tuple[str, str]]] = (
-        *((rf"^nodes\.{i}\.{j}\.", f"conv{i}_{j}.") for i in range(_LAST) for j in range(_LAST)),
+        (r"^nodes\.", "conv"),
         (r"^(conv\d_\d\.)norm", r"\1bn"),
         (r"^head\.", "final."),
     )
@@ -244,12 +244,14 @@ class UNetPlusPlus(SegmentationModel):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.stride = (2 ** (len(channels) - 1),) * 2
         rows = zip((in_channels, *channels[:-1]), channels, (*channels[1:], 0), strict=True)
-        self.nodes = nn.ModuleList(
-            nn.ModuleList(
-                DoubleConv(above if j == 0 else j * width + below, width, width) for j in range(len(channels) - i)
-            )
-            for i, (above, width, below) in enumerate(rows)
+        self.nodes = nn.ModuleDict(
+            {
+                f"{i}_{j}": DoubleConv(above if j == 0 else j * width + below, width, width)
+                for i, (above, width, below) in enumerate(rows)
+                for j in range(len(channels) - i)
+            }
         )
+        self.depth = len(channels)
         self.head = nn.Conv2d(channels[0], out_channels, 1)
         self.side_heads = nn.ModuleList(
             nn.Conv2d(channels[0], out_channels, 1) for _ in channels[2:] if deep_supervision
@@ -274,9 +276,11 @@ class UNetPlusPlus(SegmentationModel):
 
     def _top_row(self, x: Tensor) -> list[Tensor]:
         self.check_input(x)
-        rows = [[node] for node in _encode([row[0] for row in self.nodes], x)]
-        for j in range(1, len(self.nodes)):
-            for i, row in enumerate(rows[: len(rows) - j]):
-                deeper = F.interpolate(rows[i + 1][j - 1], scale_factor=2, mode="bilinear", align_corners=True)
-                row.append(self.nodes[i][j](torch.cat([*row, deeper], dim=1)))
+        encoder = [self.nodes[f"{i}_0"] for i in range(self.depth)]
+        rows = [[node] for node in _encode(encoder, x)]
+        for j in range(1, self.depth):
+            for i, row in enumerate(rows[: self.depth - j]):
+                below = rows[i + 1][j - 1]
+                below = F.interpolate(below, scale_factor=2, mode="bilinear", align_corners=True)
+                row.append(self.nodes[f"{i}_{j}"](torch.cat([*row, below], dim=1)))
         return rows[0]
