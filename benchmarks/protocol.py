@@ -1,0 +1,74 @@
+"""How speed is measured here: candidates take turns in one process, one thread, processor time, medians."""
+
+from __future__ import annotations
+
+import csv
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def demand_green(*tests: str) -> None:
+    """Refuse to print a speed while the tests of the op are red."""
+    run = subprocess.run([sys.executable, "-m", "pytest", "-q", *tests], cwd=ROOT, capture_output=True, text=True)
+    if run.returncode:
+        sys.exit(f"not timed, since tests are red:\n{run.stdout[-2000:]}")
+
+
+def interleave(candidates: dict[str, Callable[[], object]], rounds: int = 9) -> dict[str, tuple[float, float, float]]:
+    """Return name -> (median, smallest, largest) processor seconds; the order rotates from round to round."""
+    names = list(candidates)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for name in names:
+        candidates[name]()
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            start = time.process_time()
+            candidates[name]()
+            seconds[name].append(time.process_time() - start)
+    return {name: (statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
+
+
+def processor() -> str:
+    """Return the processor's name, nothing else about the machine."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """Return the short commit, marked if the tree has changes."""
+    run = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    return run.stdout.strip() or "unknown"
+
+
+def record(name: str, work: str, results: dict[str, tuple[float, float, float]], floor: str) -> None:
+    """Print medians as ratios to `floor` and append them to `results/<name>.csv`."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.csv"
+    fresh = not path.exists()
+    base = results[floor][0]
+    with path.open("a", newline="") as file:
+        table = csv.writer(file)
+        if fresh:
+            table.writerow(
+                "work candidate ratio_to_floor floor median_ms min_ms max_ms device threads torch commit".split()
+            )
+        print(f"{work} (floor: {floor}, {base * 1e3:.1f} ms)")
+        for candidate, (median, low, high) in results.items():
+            print(f"  {candidate:32s} {median / base:7.2f} x   {median * 1e3:9.2f} ms")
+            times = [f"{value * 1e3:.3f}" for value in (median, low, high)]
+            facts = [processor(), torch.get_num_threads(), torch.__version__, commit()]
+            table.writerow([work, candidate, f"{median / base:.3f}", floor, *times, *facts])
