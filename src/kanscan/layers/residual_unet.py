@@ -14,15 +14,16 @@ from torch import Tensor, nn
 
 from kanscan.layers.residual import InterpolateUp, Size, convolution, residual_stage, transposed_up
 
+UPSAMPLINGS = ("transpose", "interpolate")
 #: Widest stage of a plan that starts from a first width alone, by the number of axes.
 WIDEST = {2: 512, 3: 320}
 #: The two plans both papers used: abdominal MR slices (2D) and abdominal CT (3D).
-_PLAN_STRIDES: dict[int, tuple[Size, ...]] = {
+_PRINTED_STRIDES: dict[int, tuple[Size, ...]] = {
     2: ((1, 1), *[(2, 2)] * 6),
     3: ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (1, 2, 2)),
 }
-_PLAN_KERNELS: dict[int, tuple[Size, ...]] = {2: ((3, 3),) * 7, 3: ((1, 3, 3), *[(3, 3, 3)] * 5)}
-PLAN_PATCH: dict[int, Size] = {2: (320, 320), 3: (40, 224, 192)}
+_PRINTED_KERNELS: dict[int, tuple[Size, ...]] = {2: ((3, 3),) * 7, 3: ((1, 3, 3), *[(3, 3, 3)] * 5)}
+PRINTED_PATCH: dict[int, Size] = {2: (320, 320), 3: (40, 224, 192)}
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class StagePlan:
     @property
     def is_printed(self) -> bool:
         """Whether the strides are those of the 2D or 3D plan both papers used."""
-        return self.strides == _PLAN_STRIDES[self.spatial_dims]
+        return self.strides == _PRINTED_STRIDES[self.spatial_dims]
 
 
 def plan_stages(
@@ -69,8 +70,10 @@ def plan_stages(
     channels: int | Sequence[int],
     strides: Sequence[int | Sequence[int]] | None,
     kernel_sizes: int | Sequence[int | Sequence[int]] | None,
-    encoder_depths: int | Sequence[int],
-    decoder_depths: int | Sequence[int],
+    encoder_depths: int | Sequence[int] | None = None,
+    decoder_depths: int | Sequence[int] | None = None,
+    *,
+    taper: bool = False,
 ) -> StagePlan:
     """Complete and check the options that describe the stages.
 
@@ -81,15 +84,16 @@ def plan_stages(
             6 (3D) stages if `channels` has that many entries or is one number, otherwise 1 and then 2 everywhere.
         kernel_sizes: Odd kernels, written as the strides are, or one number for all. None: the printed plan's if
             the strides are left to it too, otherwise 3.
-        encoder_depths: Blocks per stage, or one number for all.
-        decoder_depths: Blocks per decoder level, coarsest first, or one number for all.
+        encoder_depths: Blocks per stage, or one number for all. None: 2.
+        decoder_depths: Blocks per decoder level, coarsest first, or one number for all. None: 2.
+        taper: Where depths are None, give 1 block from the middle entry of the list on (U-Mamba, April 2024).
 
     Raises:
         ValueError: An option is not legal; the sentence names it.
     """
-    if spatial_dims not in _PLAN_STRIDES:
+    if spatial_dims not in _PRINTED_STRIDES:
         raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}")
-    printed = _PLAN_STRIDES[spatial_dims]
+    printed = _PRINTED_STRIDES[spatial_dims]
     known = (channels, strides, printed)
     num_stages = next(len(stages) for stages in known if stages is not None and not isinstance(stages, int))
     widths = _widths(channels, num_stages, WIDEST[spatial_dims])
@@ -97,7 +101,7 @@ def plan_stages(
     if strides is None:
         strides = printed if follows_print else (1,) + (2,) * (num_stages - 1)
     if kernel_sizes is None:
-        kernel_sizes = _PLAN_KERNELS[spatial_dims] if follows_print else 3
+        kernel_sizes = _PRINTED_KERNELS[spatial_dims] if follows_print else 3
     steps = axes_per_stage("strides", strides, num_stages, spatial_dims)
     kernels = axes_per_stage("kernel_sizes", kernel_sizes, num_stages, spatial_dims)
     if set(steps[0]) != {1}:
@@ -108,9 +112,16 @@ def plan_stages(
         widths,
         steps,
         kernels,
-        numbers_per_stage("encoder_depths", encoder_depths, num_stages),
-        numbers_per_stage("decoder_depths", decoder_depths, num_stages - 1),
+        numbers_per_stage("encoder_depths", _depths(encoder_depths, num_stages, taper), num_stages),
+        numbers_per_stage("decoder_depths", _depths(decoder_depths, num_stages, taper, last=1), num_stages - 1),
     )
+
+
+def _depths(depths: int | Sequence[int] | None, num_stages: int, taper: bool, *, last: int = 0) -> int | Sequence[int]:
+    if depths is not None or not taper:
+        return 2 if depths is None else depths
+    # The middle is that of the encoder's stages for the decoder's levels too: its finest levels become shallow.
+    return tuple(2 if index < (num_stages + 1) // 2 else 1 for index in range(num_stages - last))
 
 
 def _widths(channels: int | Sequence[int], num_stages: int, widest: int) -> tuple[int, ...]:
@@ -153,6 +164,26 @@ def axes_per_stage(
             f"stages; got {value}"
         )
     return sizes
+
+
+def refuse_single_pixel(name: str, x: Tensor, stride: Size) -> None:
+    """Refuse a batch whose deepest map would be one pixel: instance normalization has nothing to normalize there.
+
+    Args:
+        name: The network, for the message.
+        x: Image batch whose size is a multiple of `stride`.
+        stride: By how much each axis shrinks.
+
+    Raises:
+        ValueError: The sentence names the next legal size.
+    """
+    size = tuple(int(s) for s in x.shape[2:])
+    if size == tuple(stride):
+        legal = (*size[:-1], 2 * size[-1])
+        raise ValueError(
+            f"{name} shrinks {' x '.join(map(str, size))} to a single pixel, which cannot be normalized; "
+            f"the next legal size is {' x '.join(map(str, legal))}"
+        )
 
 
 class ResidualEncoder(nn.Module):
