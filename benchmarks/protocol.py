@@ -64,7 +64,19 @@ def record(name: str, work: str, results: dict[str, tuple[float, float, float]],
         table = csv.writer(file)
         if fresh:
             table.writerow(
-                "work candidate ratio_to_floor floor median_ms min_ms max_ms device threads torch commit".split()
+                [
+                    "work",
+                    "candidate",
+                    "ratio_to_floor",
+                    "floor",
+                    "median_ms",
+                    "min_ms",
+                    "max_ms",
+                    "device",
+                    "threads",
+                    "torch",
+                    "commit",
+                ]
             )
         print(f"{work} (floor: {floor}, {base * 1e3:.1f} ms)")
         for candidate, (median, low, high) in results.items():

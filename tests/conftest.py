@@ -27,7 +27,7 @@ def reference() -> Path:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """Folder with real data sets in their original layouts, where it is at hand (KANSCAN_DATA, or beside the checkout)."""
+    """Folder with real data sets in their original layouts, where at hand (KANSCAN_DATA, or beside the checkout)."""
     folder = Path(os.environ.get("KANSCAN_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no real data sets at {folder}; set KANSCAN_DATA")

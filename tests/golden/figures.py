@@ -35,10 +35,7 @@ def figures(family: str, name: str) -> Figures:
 
 def gradient_norms(module: torch.nn.Module) -> dict[str, float]:
     """Return the L2 norm of every parameter's gradient; -1 where there is none."""
-    return {
-        name: -1.0 if p.grad is None else float(p.grad.double().norm())
-        for name, p in module.named_parameters()
-    }
+    return {name: -1.0 if p.grad is None else float(p.grad.double().norm()) for name, p in module.named_parameters()}
 
 
 def assert_close(ours: Tensor, golden: Tensor, tolerance: float) -> None:

@@ -19,7 +19,7 @@ class DropPath(nn.Module):
             raise ValueError(f"drop path rate must be in [0, 1), got {rate}")
         self.rate = rate
 
-    def forward(self, x: Float[Tensor, b *rest]) -> Float[Tensor, b *rest]:
+    def forward(self, x: Float[Tensor, "b *rest"]) -> Float[Tensor, "b *rest"]:
         """Return the branch, zeroed for the skipped samples."""
         if self.rate == 0 or not self.training:
             return x

@@ -177,9 +177,7 @@ class TokenizedKANBlock(nn.Module):
         check_layer_kinds(layer_kinds)
         self.norm = nn.LayerNorm(channels)
         self.layers = nn.ModuleList(
-            KANLinear(
-                channels, channels, grid_size=grid_size, spline_order=spline_order, grid_range=grid_range
-            )
+            KANLinear(channels, channels, grid_size=grid_size, spline_order=spline_order, grid_range=grid_range)
             if kind == "kan"
             else token_linear(channels, channels)
             for kind in layer_kinds

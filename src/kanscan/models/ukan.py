@@ -99,9 +99,7 @@ class UKAN(SegmentationModel):
         if not 1 <= len(layer_kinds) <= 5:
             raise ValueError(f"U-KAN has 1 to 5 layers in a block (Table 4), got {len(layer_kinds)}")
         if len(channels) != 3 or min(channels) < 8 or channels[0] % 8:
-            raise ValueError(
-                f"channels must be three widths of at least 8, the first a multiple of 8; got {channels}"
-            )
+            raise ValueError(f"channels must be three widths of at least 8, the first a multiple of 8; got {channels}")
         if skip not in SKIPS:
             raise ValueError(f'skip must be "add" or "concat", got {skip!r}')
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, (32, 32)
@@ -117,9 +115,7 @@ class UKAN(SegmentationModel):
             }
             return TokenizedKANBlock(width, layer_kinds, drop_path=rate, **grid)
 
-        self.encoder = nn.ModuleList(
-            DoubleConv(i, o, o) for i, o in zip((in_channels, *stem[:-1]), stem, strict=True)
-        )
+        self.encoder = nn.ModuleList(DoubleConv(i, o, o) for i, o in zip((in_channels, *stem[:-1]), stem, strict=True))
         self.embeddings = nn.ModuleList([ConvTokenEmbedding(c1, c2), ConvTokenEmbedding(c2, c3)])
         self.encoder_blocks = nn.ModuleList([block(c2, 0.0), block(c3, drop_path / 2)])
         self.encoder_norms = nn.ModuleList([nn.LayerNorm(c2), nn.LayerNorm(c3)])
@@ -149,9 +145,7 @@ class UKAN(SegmentationModel):
             # The released network applies a ReLU after pooling and after upsampling; both act on what is >= 0 already.
             x = F.max_pool2d(stage(x), 2)
             skips.append(x)
-        for embedding, block, norm in zip(
-            self.embeddings, self.encoder_blocks, self.encoder_norms, strict=True
-        ):
+        for embedding, block, norm in zip(self.embeddings, self.encoder_blocks, self.encoder_norms, strict=True):
             tokens, size = embedding(x)
             x = to_map(norm(block(tokens, size)), size)
             skips.append(x)

@@ -104,12 +104,12 @@ def kan_linear(
 
 def fit_coefficients(
     x: Float[Tensor, " points"],
-    y: Float[Tensor, points *curves],
+    y: Float[Tensor, "points *curves"],
     *,
     grid_size: int = 5,
     spline_order: int = 3,
     grid_range: tuple[float, float] = (-1.0, 1.0),
-) -> Float[Tensor, bases *curves]:
+) -> Float[Tensor, "bases *curves"]:
     """Fit splines to sampled curves: least squares, and the smallest coefficients where that leaves a choice.
 
     Args:
