@@ -71,6 +71,8 @@ class LossConfig(_Part):
     #: Weight of the (binary) cross-entropy; U-KAN's code: 0.5 with BCE.
     cross_entropy_weight: float | None = Field(None, ge=0)
     dice_weight: float = Field(1.0, ge=0)
+    #: Train on the network's outputs at every scale (networks with side outputs only); weights 1, 1/2, 1/4, ...
+    deep_supervision: bool = False
 
 
 class OptimConfig(_Part):
@@ -106,10 +108,11 @@ class TrainerConfig(_Part):
     validate_every: int = Field(1, ge=1)
     #: Stop after so many epochs without a better validation score; null: never.
     patience: int | None = Field(None, ge=1)
-    #: Stop cleanly (resumable) once this much wall time is used; null: never.
+    #: Stop cleanly (resumable) before the epoch that would end later than this; a resume counts anew; null: never.
     time_budget_minutes: float | None = Field(None, gt=0)
-    #: Score that chooses the best epoch.
+    #: Score of the validation cases that chooses the best epoch, taken at the size the network sees.
     select_by: Literal["dice", "loss", "iou"] = "dice"
+    #: Prefer slower operations that give the same bits every time; a warning says where a device has none.
     deterministic: bool = True
 
 
@@ -245,6 +248,21 @@ def check_recipe(content: Mapping[str, Any], where: str = "the recipe") -> Recip
             hint = f"; did you mean {' or '.join(close)}?" if close else f"; known are {', '.join(keys)}"
             raise ValueError(f"unknown key {place!r} in {where}{hint}") from None
         raise ValueError(f"{place} in {where}: {first['msg']}, got {first.get('input')!r}") from None
+
+
+def differences(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:
+    """List the dotted keys in which two recipes differ, with both values."""
+
+    def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+        leaves = set(all_keys())
+        found: dict[str, Any] = {}
+        for name, value in content.items():
+            key = prefix + name
+            found.update({key: value} if key in leaves else flat(value, f"{key}."))
+        return found
+
+    a, b = flat(one.model_dump(mode="json")), flat(other.model_dump(mode="json"))
+    return {key: (a[key], b[key]) for key in a if a[key] != b[key]}
 
 
 def all_keys(part: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:

@@ -49,14 +49,10 @@ def test_bce_dice_gives_the_released_figures(ukan, row):
 def test_bce_dice_gives_the_figures_of_km_unet(others, index):
     logits = torch.from_numpy(others[f"km_unet_logits{index}"]).double()
     label = torch.from_numpy(others[f"km_unet_label{index}"])[:, 0].long()
-    assert BCEDiceLoss()(logits, label).item() == pytest.approx(
-        float(others[f"km_unet_loss{index}"]), abs=1e-6
-    )
+    assert BCEDiceLoss()(logits, label).item() == pytest.approx(float(others[f"km_unet_loss{index}"]), abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("label", "loss"), [("vmkla_label", "vmkla_loss"), ("vmkla_soft_label", "vmkla_loss_soft")]
-)
+@pytest.mark.parametrize(("label", "loss"), [("vmkla_label", "vmkla_loss"), ("vmkla_soft_label", "vmkla_loss_soft")])
 def test_bce_dice_vmkla_on_hard_and_soft_labels(others, label, loss):
     logits = torch.logit(torch.from_numpy(others["vmkla_probabilities"]))
     soft = torch.from_numpy(others[label])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from copy import deepcopy
+from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
@@ -13,6 +15,18 @@ from kanscan.training.losses import DeepSupervisionLoss
 from kanscan.training.optim import learning_rates, make_optimizer, make_schedule
 
 Batch = Mapping[str, Any]
+
+
+class SegmentationNetwork(Protocol):
+    """What is asked of a network here; `kanscan.models.base.SegmentationModel` promises it."""
+
+    stride: tuple[int, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return logits `(B, K, *S)` of images `(B, C, *S)` whose sizes are multiples of `stride`."""
+
+    def side_outputs(self, x: Tensor) -> list[Tensor]:
+        """Return the logits of every supervised scale, full resolution first."""
 
 
 class SegmentationTask(LightningModule):
@@ -32,7 +46,7 @@ class SegmentationTask(LightningModule):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: SegmentationNetwork,
         loss: nn.Module,
         *,
         optimizer: Mapping[str, Any],
@@ -41,7 +55,7 @@ class SegmentationTask(LightningModule):
         deep_supervision: bool = False,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.loss = loss
         self.side_loss = DeepSupervisionLoss(loss) if deep_supervision else None
         self.optimizer_options, self.schedule_options = dict(optimizer), dict(schedule)
@@ -78,21 +92,37 @@ class SegmentationTask(LightningModule):
             ValueError: The loss is not a finite number, or batch norm has a single value to look at.
         """
         image, label = batch["image"], batch["label"]
-        if self.side_loss is None:
-            loss = self.loss(self.model(image), label)
-        else:
-            loss = self.side_loss(self.model.side_outputs(image), label)  # type: ignore[operator]
+        try:
+            if self.side_loss is None:
+                loss = self.loss(self.logits(image), label)
+            else:
+                outputs = self.model.side_outputs(self._padded(image))
+                loss = self.side_loss(outputs, self._padded(label.unsqueeze(1).double()).squeeze(1).to(label.dtype))
+        except ValueError as error:
+            raise explained(error) from None
         self._demand_finite(loss, batch, "training")
         self.sums["train"].add({"loss": loss.detach().expand(len(image))})
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch's loss and scores to the averages of the epoch."""
-        logits, label = self.model(batch["image"]), batch["label"]
+        logits, label = self.logits(batch["image"]), batch["label"]
         loss = self.loss(logits, label)
         self._demand_finite(loss, batch, "validation")
         dice, iou = image_scores(logits, label)
         self.sums["val"].add({"loss": loss.expand(len(label)), "dice": dice, "iou": iou})
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Return logits of the image's own size, whatever the network's stride."""
+        logits = self.model(self._padded(image))
+        return logits[(..., *(slice(size) for size in image.shape[2:]))]
+
+    def _padded(self, image: Tensor) -> Tensor:
+        missing = [-size % stride for size, stride in zip(image.shape[2:], self.model.stride, strict=True)]
+        if not any(missing):
+            return image
+        # As the predictor does it: border pixels repeated at the far ends; torch counts from the last axis.
+        return F.pad(image, [n for axis in reversed(missing) for n in (0, axis)], mode="replicate")
 
     def epoch_figures(self) -> dict[str, float | None]:
         """Return losses, scores and learning rates of the epoch just run; None where nothing was validated."""
@@ -133,6 +163,35 @@ class Averages:
     def means(self) -> dict[str, float]:
         """Return the mean of every quantity that applied to an image."""
         return {name: total / self.counts[name] for name, total in self.totals.items() if self.counts[name]}
+
+
+def check_batch_norm(model: nn.Module, batch_size: int, image_shape: tuple[int, ...]) -> None:
+    """Refuse a batch so small that batch norm would see one value a channel, before anything is written.
+
+    Args:
+        model: The network; it is not changed.
+        batch_size: Images in a batch.
+        image_shape: Channels and spatial size of one image.
+
+    Raises:
+        ValueError: The batch is too small.
+    """
+    shadow = deepcopy(model).to("meta").train()
+    try:
+        with torch.no_grad():
+            shadow(torch.empty(batch_size, *image_shape, device="meta"))
+    except ValueError as error:
+        raise explained(error) from None
+
+
+def explained(error: ValueError) -> ValueError:
+    """Say what to do about torch's complaint of a single value; other errors stay as they are."""
+    if "more than 1 value per channel" not in str(error):
+        return error
+    return ValueError(
+        "one image of this size leaves batch norm a single value per channel at the bottom of the network; "
+        "raise trainer.batch_size to 2 or more (which needs as many training cases), or data.image_size"
+    )
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

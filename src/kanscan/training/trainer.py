@@ -13,41 +13,14 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.imports import RequirementCache
+from torch import nn
 
 from kanscan.registry import unknown
 from kanscan.training.checkpoint import AtomicCheckpointIO, read_state
+from kanscan.training.device import choose_device
 
 #: Our names of the precisions -> Lightning's.
 PRECISIONS = {"float32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed"}
-DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """Turn a device's name into a device that is here.
-
-    Args:
-        name: auto (a CUDA device, else Apple's, else the CPU), cpu, cuda, cuda:N or mps.
-
-    Raises:
-        ValueError: The name is unknown, or there is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind, colon, number = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (colon and (kind != "cuda" or not number.isdecimal())):
-        raise ValueError(unknown("device", name, DEVICES))
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("device mps is not available here; use device auto or cpu")
-    if kind == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if count == 0:
-            raise ValueError(
-                f"device {name} is not available: torch {torch.__version__} sees no CUDA device; use auto or cpu"
-            )
-        if int(number or 0) >= count:
-            raise ValueError(f"device {name} is not available: there are {count}, cuda:0 to cuda:{count - 1}")
-        return torch.device("cuda", int(number or 0))
-    return torch.device(kind)
 
 
 def make_trainer(
@@ -101,18 +74,39 @@ def make_trainer(
         )
 
 
-def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse a precision the device does not have, and warn where it has it but slowly.
+def check_precision(precision: str, device: torch.device) -> str:
+    """Refuse a precision the device does not have.
+
+    Returns:
+        A warning where the device has it but slowly, else "".
 
     Raises:
         ValueError: The precision is unknown, or is 16-mixed on a CPU.
     """
     if precision not in PRECISIONS:
         raise ValueError(unknown("precision", precision, PRECISIONS))
-    if device.type == "cpu" and precision == "16-mixed":
+    if device.type != "cpu" or precision == "float32":
+        return ""
+    if precision == "16-mixed":
         raise ValueError("trainer.precision=16-mixed needs a GPU; on the CPU use trainer.precision=float32")
-    if device.type == "cpu" and precision == "bf16-mixed":
-        warnings.warn("trainer.precision=bf16-mixed is many times slower than float32 on most CPUs", stacklevel=2)
+    return "trainer.precision=bf16-mixed is many times slower than float32 on most CPUs"
+
+
+def check_state(state: dict[str, Any], task: nn.Module, path: Path) -> None:
+    """Refuse the state of another network.
+
+    Raises:
+        ValueError: A tensor is missing, left over or of another shape.
+    """
+    found, wanted = state["state_dict"], task.state_dict()
+    for name in sorted({*found, *wanted}):
+        here = tuple(found[name].shape) if name in found else "nothing"
+        expected = tuple(wanted[name].shape) if name in wanted else "nothing"
+        if here != expected:
+            raise ValueError(
+                f"{path} belongs to another network: it holds {here} under {name.removeprefix('model.')}, "
+                f"this recipe's network expects {expected}"
+            )
 
 
 def fit(trainer: Trainer, task: Any, train: Any, validation: Any | None, *, state: Path | None = None) -> None:
@@ -126,8 +120,10 @@ def fit(trainer: Trainer, task: Any, train: Any, validation: Any | None, *, stat
     # Every buffer is written before it is read; filling fresh memory first costs time and changes nothing.
     settings.fill_uninitialized_memory = False
     if state is not None:
+        content = read_state(state)
+        check_state(content, task, state)
         progress = trainer.fit_loop.epoch_progress.current
-        progress.ready = progress.started = progress.processed = progress.completed = read_state(state)["epoch"]
+        progress.ready = progress.started = progress.processed = progress.completed = content["epoch"]
     try:
         with quiet():
             trainer.fit(task, train, validation, ckpt_path=None if state is None else str(state))

@@ -1,0 +1,71 @@
+"""Where to compute, and whether there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from kanscan.registry import unknown
+
+DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Turn a device's name into a device that is here.
+
+    Args:
+        name: auto (a CUDA device, else Apple's, else the CPU), cpu, cuda, cuda:N or mps.
+
+    Raises:
+        ValueError: The name is unknown, or there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind, colon, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (colon and (kind != "cuda" or not number.isdecimal())):
+        raise ValueError(unknown("device", name, DEVICES))
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device mps is not available here; use device auto or cpu")
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if count == 0:
+            raise ValueError(
+                f"device {name} is not available: torch {torch.__version__} sees no CUDA device; use auto or cpu"
+            )
+        if int(number or 0) >= count:
+            raise ValueError(f"device {name} is not available: the last of {count} is cuda:{count - 1}")
+        return torch.device("cuda", int(number or 0))
+    return torch.device(kind)
+
+
+def training_memory_mib(model: nn.Module, batch_size: int, image_shape: Sequence[int]) -> float:
+    """Estimate what one training step holds: weights, gradients, Adam's two moments, and what backward needs.
+
+    Short-lived buffers of single operations come on top. Nothing is computed: shapes run through a copy without memory.
+
+    Args:
+        model: The network; it is not changed.
+        batch_size: Images in a batch.
+        image_shape: Channels and spatial size of one image.
+    """
+    shadow = deepcopy(model).to("meta").train()
+    parameters = {p.untyped_storage()._cdata for p in shadow.parameters()}
+    saved: dict[int, int] = {}
+    kept: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters:
+            saved[storage._cdata] = storage.nbytes()
+            kept.append(tensor)  # else its place could be taken by another and counted once for both
+        return tensor
+
+    # Two images: batch norm refuses a single value.
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        output = shadow(torch.empty(2, *image_shape, device="meta"))
+    del output
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return (4 * weights + batch_size * sum(saved.values()) / 2) / 2**20
