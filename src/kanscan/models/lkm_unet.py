@@ -209,8 +209,8 @@ def _per_window(x: Tensor, runs: Sequence[Runs], ssm: Callable[[Tensor], Tensor]
     split = x.reshape(batch, channels, *grid).permute(0, *count_axes, *length_axes, 1)
     tokens = split.reshape(-1, math.prod(lengths), channels)
     mixed = ssm(tokens).to(x.dtype).reshape(split.shape)
-    back = torch.tensor([0, *count_axes, *length_axes, 1]).argsort().tolist()
-    return mixed.permute(back).reshape(x.shape)
+    order = [0, *count_axes, *length_axes, 1]
+    return mixed.permute([order.index(axis) for axis in range(len(order))]).reshape(x.shape)
 
 
 def _pool(x: Tensor, patch: Size) -> Tensor:
@@ -405,7 +405,6 @@ class LKMUNet(SegmentationModel):
 
     def released_name(self, name: str) -> str:
         """Return the name that the released code gives to our parameter `name`."""
-        # Only inside a scan layer is a module named "conv" the released "conv1d".
         for pattern, replacement in MAMBA_RELEASED_NAMES if ".ssm." in name else ():
             name = re.sub(pattern, replacement, name)
         return super().released_name(name)
