@@ -64,7 +64,9 @@ def complexity(model: nn.Module, input_shape: Sequence[int]) -> Complexity:
         input_shape: Channels and spatial size of one image.
     """
     shadow = deepcopy(model).to("meta").eval()
-    image = torch.empty(1, *input_shape, device="meta")
+    # A noise predictor takes the diffusion step too, and says so itself.
+    example = getattr(shadow, "example_inputs", None)
+    inputs = example(input_shape[1:]) if example else (torch.empty(1, *input_shape, device="meta"),)
     profiled = [0]
     scanned = [0]
     handles = [
@@ -76,7 +78,7 @@ def complexity(model: nn.Module, input_shape: Sequence[int]) -> Complexity:
         module.register_forward_hook(_scan_hook(scanned)) for module in shadow.modules() if hasattr(module, "scan_macs")
     ]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        shadow(image)
+        shadow(*inputs)
     for handle in handles:
         handle.remove()
     products = counter.get_total_flops() // 2

@@ -41,5 +41,5 @@ def gradient_norms(module: torch.nn.Module) -> dict[str, float]:
 def assert_close(ours: Tensor, golden: Tensor, tolerance: float) -> None:
     """Demand that the largest absolute difference stays below `tolerance`; NaN never passes."""
     assert ours.shape == golden.shape, f"shape {tuple(ours.shape)}, golden {tuple(golden.shape)}"
-    difference = float((ours.double() - golden.double()).abs().max())
+    difference = float((ours.detach().double() - golden.double()).abs().max())
     assert difference <= tolerance, f"largest difference {difference:.3g}, tolerance {tolerance:.3g}"

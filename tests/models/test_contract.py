@@ -12,21 +12,23 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from kanscan.models import MODELS, create_model, load_released, released_state_dict
-from kanscan.models.base import SegmentationModel
+from kanscan.models.base import Network, SegmentationModel
 
 NAMES = Path(__file__).parent / "parameter_names"
 VARIANTS = [(name, dims) for name, cls in MODELS.items() for dims in cls.supports]
+SEGMENTING = [(name, dims) for name, dims in VARIANTS if issubclass(MODELS[name], SegmentationModel)]
+each_segmenting = pytest.mark.parametrize(("name", "dims"), SEGMENTING, ids=[f"{n}-{d}d" for n, d in SEGMENTING])
 each = pytest.mark.parametrize(("name", "dims"), VARIANTS, ids=[f"{n}-{d}d" for n, d in VARIANTS])
 
 
-def tiny(name: str, dims: int, **options: object) -> SegmentationModel:
+def tiny(name: str, dims: int, **options: object) -> Network:
     torch.manual_seed(0)
     if len(MODELS[name].supports) > 1:
         options["spatial_dims"] = dims
     return MODELS[name].tiny(**options)
 
 
-def image(model: SegmentationModel, batch: int = 1, *, wide: bool = False) -> torch.Tensor:
+def image(model: Network, batch: int = 1, *, wide: bool = False) -> torch.Tensor:
     """A noise image of a legal size, one axis longer than the others where the network allows it."""
     size = model.image_size if getattr(model, "image_size", None) else tuple(max(s, 32) for s in model.stride)
     if wide and not getattr(model, "image_size", None):
@@ -34,42 +36,51 @@ def image(model: SegmentationModel, batch: int = 1, *, wide: bool = False) -> to
     return torch.randn(batch, model.in_channels, *size, generator=torch.Generator().manual_seed(1))
 
 
-@each
+def inputs(model: Network, batch: int = 1, *, wide: bool = False) -> tuple[torch.Tensor, ...]:
+    """What forward takes, the image first."""
+    x = image(model, batch, wide=wide)
+    return (x, *model.example_inputs(x.shape[2:], batch)[1:])
+
+
+def outputs(model: Network, given: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    return model.side_outputs(*given) if isinstance(model, SegmentationModel) else [model(*given)]
+
+
+@each_segmenting
 def test_logits_have_the_size_of_the_image(name: str, dims: int) -> None:
     for channels, classes in ((1, 1), (3, 4)):
         model = tiny(name, dims, in_channels=channels, out_channels=classes).eval()
         x = image(model, wide=True)
         with torch.no_grad():
             y = model(x)
-            outputs = model.side_outputs(x)
+            side_outputs = model.side_outputs(x)
         assert y.shape == (1, classes, *x.shape[2:])
         assert y.isfinite().all()
-        assert outputs[0].shape == y.shape
+        assert side_outputs[0].shape == y.shape
 
 
 @each
 def test_wrong_inputs_are_refused_in_a_sentence(name: str, dims: int) -> None:
     model = tiny(name, dims).eval()
-    x = image(model)
+    x, *rest = inputs(model)
     with pytest.raises(ValueError, match="channels"):
-        model(torch.cat([x, x], dim=1))
+        model(torch.cat([x, x], dim=1), *rest)
     with pytest.raises(ValueError, match="shape"):
-        model(x[0])
+        model(x[0], *rest)
     if max(model.stride) > 1:
         size = list(x.shape[2:])
         axis = max(range(dims), key=lambda a: model.stride[a])
         size[axis] += 1
         legal = size[axis] - 1 + model.stride[axis]
         with pytest.raises(ValueError, match=str(legal)):
-            model(torch.zeros(1, model.in_channels, *size))
+            model(torch.zeros(1, model.in_channels, *size), *rest)
 
 
 @each
 def test_every_parameter_gets_a_gradient(name: str, dims: int) -> None:
     model = tiny(name, dims).train()
-    outputs = model.side_outputs(image(model, 2, wide=True))
-    sum(torch.tanh(y).square().mean() for y in outputs).backward()
-    dead = [n for n, p in model.named_parameters() if p.grad is None]
+    sum(torch.tanh(y).square().mean() for y in outputs(model, inputs(model, 2, wide=True))).backward()
+    dead = [n for n, p in model.named_parameters() if p.grad is None and p.requires_grad]
     unexpected = [n for n in dead if not any(re.search(pattern, n) for pattern in model.unused_parameters)]
     assert not unexpected
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
@@ -85,8 +96,8 @@ def test_weights_survive_a_file(name: str, dims: int, tmp_path: Path) -> None:
         for p in other.parameters():
             p.add_(1)
         other.load_state_dict(load_file(tmp_path / "a.safetensors"))
-        x = image(model)
-        assert torch.equal(model(x), other(x))
+        given = inputs(model)
+        assert torch.equal(model(*given), other(*given))
 
 
 @each
@@ -103,11 +114,11 @@ def test_parameter_names_are_frozen(name: str, dims: int) -> None:
 @each
 def test_bf16_autocast_stays_near_float32(name: str, dims: int) -> None:
     model = tiny(name, dims).eval()
-    x = image(model)
+    given = inputs(model)
     with torch.no_grad():
-        exact = model(x)
+        exact = model(*given)
         with torch.autocast("cpu", torch.bfloat16):
-            rough = model(x)
+            rough = model(*given)
     assert (rough.float() - exact).norm() <= 0.1 * exact.norm() + 1e-3
 
 
@@ -116,10 +127,10 @@ def test_bf16_autocast_stays_near_float32(name: str, dims: int) -> None:
 @pytest.mark.slow
 def test_export(name: str, dims: int) -> None:
     model = tiny(name, dims).eval()
-    x = image(model)
-    program = torch.export.export(model, (x,), strict=False)
+    given = inputs(model)
+    program = torch.export.export(model, given, strict=False)
     with torch.no_grad():
-        torch.testing.assert_close(program.module()(x), model(x), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(program.module()(*given), model(*given), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -9,18 +9,26 @@ from typing import Any
 
 from torch import Tensor
 
-from kanscan.models.base import SegmentationModel
+from kanscan.models.base import Network
+from kanscan.models.km_unet import KMUNet
+from kanscan.models.lkm_unet import LKMUNet
 from kanscan.models.released import load_into
 from kanscan.models.rolling_unet import RollingUNet
+from kanscan.models.u_mamba import UMamba
 from kanscan.models.ukan import UKAN
+from kanscan.models.ukan_diffusion import UKANDiffusion
 from kanscan.models.unet import AttentionUNet, UNet, UNetPlusPlus
 from kanscan.models.unext import UNeXt
 from kanscan.registry import Registry, unknown
 
-MODELS: Registry[type[SegmentationModel]] = Registry(
+MODELS: Registry[type[Network]] = Registry(
     "model",
     {
         "ukan": UKAN,
+        "ukan_diffusion": UKANDiffusion,
+        "km_unet": KMUNet,
+        "lkm_unet": LKMUNet,
+        "u_mamba": UMamba,
         "unext": UNeXt,
         "rolling_unet": RollingUNet,
         "unet": UNet,
@@ -63,7 +71,7 @@ def _as_tuple(value: Any) -> Any:
     return tuple(_as_tuple(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def create_model(name: str, *, preset: str | None = None, **options: Any) -> SegmentationModel:
+def create_model(name: str, *, preset: str | None = None, **options: Any) -> Network:
     """Build a network by name.
 
     Args:
@@ -85,7 +93,7 @@ def create_model(name: str, *, preset: str | None = None, **options: Any) -> Seg
 
 def load_released(
     name: str, weights: Mapping[str, Any] | str | Path, *, preset: str | None = None, **options: Any
-) -> SegmentationModel:
+) -> Network:
     """Build a network and fill it with weights under the released key names.
 
     Args:
@@ -100,12 +108,10 @@ def load_released(
     Raises:
         ValueError: The weights do not belong to this network; the sentence says what was found and expected.
     """
-    return load_into(create_model(name, preset=preset, **options), weights).eval()  # type: ignore[return-value]
+    return load_into(create_model(name, preset=preset, **options), weights).eval()
 
 
-def released_state_dict(
-    model: SegmentationModel | str, *, preset: str | None = None, **options: Any
-) -> dict[str, Tensor]:
+def released_state_dict(model: Network | str, *, preset: str | None = None, **options: Any) -> dict[str, Tensor]:
     """Give a model's weights under the released key names, ready for the authors' own code.
 
     Args:

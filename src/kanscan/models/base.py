@@ -1,4 +1,4 @@
-"""The promise every segmentation network keeps."""
+"""The promises networks keep: one that labels images, one that predicts noise."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 
-class SegmentationModel(nn.Module, ABC):
-    """A network that maps images `(B, in_channels, *S)` to logits `(B, out_channels, *S)`.
+class Network(nn.Module, ABC):
+    """What every network of the catalogue has, whatever it predicts.
 
     The constructor's signature is the configuration: keyword arguments with plain values only (numbers, strings,
     booleans, tuples), so that a Run can write them down and build the network again.
@@ -22,7 +22,6 @@ class SegmentationModel(nn.Module, ABC):
         presets: Named sets of constructor options ("small", "paper", "release").
         supports: Numbers of spatial dimensions the class can be built for.
         in_channels: Channels of the input image.
-        out_channels: Channels of the logits: 1 for binary tasks, one per class (background included) otherwise.
         spatial_dims: 2 or 3.
         stride: Every spatial size must be a multiple of it, one number per axis.
     """
@@ -37,22 +36,18 @@ class SegmentationModel(nn.Module, ABC):
     unused_parameters: ClassVar[Sequence[str]] = ()
 
     in_channels: int
-    out_channels: int
     spatial_dims: int = 2
     stride: tuple[int, ...]
-
-    @abstractmethod
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits `(B, out_channels, *S)` of an image batch `(B, in_channels, *S)`."""
 
     @classmethod
     @abstractmethod
     def tiny(cls, **options: Any) -> Self:
         """Build the smallest honest instance: every kind of layer present, a test finishes in a second."""
 
-    def side_outputs(self, x: Tensor) -> list[Tensor]:
-        """Return the logits at every supervised scale, full resolution first."""
-        return [self(x)]
+    def example_inputs(self, size: Sequence[int], batch_size: int = 1) -> tuple[Tensor, ...]:
+        """Return zeros that `forward` takes for images of `size`, on the device of the weights."""
+        like = next(self.parameters())
+        return (torch.zeros(batch_size, self.in_channels, *size, dtype=like.dtype, device=like.device),)
 
     def check_input(self, x: Tensor) -> None:
         """Refuse an input this network cannot take.
@@ -114,6 +109,55 @@ class SegmentationModel(nn.Module, ABC):
             if give is not None:
                 constants |= {self.released_name(f"{path}.{name}"): value for name, value in give().items()}
         return constants
+
+
+class SegmentationModel(Network):
+    """A network that maps images `(B, in_channels, *S)` to logits `(B, out_channels, *S)`.
+
+    Attributes:
+        out_channels: Channels of the logits: 1 for binary tasks, one per class (background included) otherwise.
+    """
+
+    out_channels: int
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits `(B, out_channels, *S)` of an image batch `(B, in_channels, *S)`."""
+
+    def side_outputs(self, x: Tensor) -> list[Tensor]:
+        """Return the logits at every supervised scale, full resolution first."""
+        return [self(x)]
+
+
+class NoisePredictor(Network):
+    """A network that predicts the noise in images `(B, in_channels, *S)` after `t` steps of diffusion.
+
+    Attributes:
+        num_steps: Number of steps T; `t` runs from 0 to T - 1.
+    """
+
+    num_steps: int
+
+    @abstractmethod
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the noise, shaped like the noisy images `x`; `t` holds one step for each of them."""
+
+    def example_inputs(self, size: Sequence[int], batch_size: int = 1) -> tuple[Tensor, ...]:
+        """Return zeros that `forward` takes for images of `size`, on the device of the weights."""
+        (x,) = super().example_inputs(size, batch_size)
+        return x, torch.zeros(batch_size, dtype=torch.long, device=x.device)
+
+    def check_steps(self, x: Tensor, t: Tensor) -> None:
+        """Refuse steps that do not belong to the images.
+
+        Raises:
+            ValueError: Not one whole number for each image.
+        """
+        if t.shape != x.shape[:1] or t.is_floating_point():
+            raise ValueError(
+                f"{type(self).__name__} takes one step from 0 to {self.num_steps - 1} for each of the {x.shape[0]} "
+                f"images, got {t.dtype} of shape {tuple(t.shape)}"
+            )
 
 
 _AXES = {2: ("height", "width"), 3: ("depth", "height", "width")}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kanscan.models.base import SegmentationModel
+from kanscan.models.base import Network
 
 #: Keys under which training scripts nest the weights of the network.
 _NESTED = ("state_dict", "model_state_dict", "network_weights", "model", "model_ema", "weights")
@@ -82,7 +82,7 @@ def unwrap(content: Mapping[str, Any], *, source: str = "the state dict") -> dic
     return state
 
 
-def load_into(model: SegmentationModel, weights: Mapping[str, Any] | str | Path) -> SegmentationModel:
+def load_into(model: Network, weights: Mapping[str, Any] | str | Path) -> Network:
     """Fill `model` with released weights, all of them.
 
     Args:
