@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,19 +62,24 @@ def show(what: str = "models", name: str | None = None, *, json: bool = False) -
         >>> show("recipes").columns
         ('recipe', 'description')
     """
-    listings = {
-        "models": _model if name else _models,
-        "datasets": _dataset if name else _datasets,
-        "recipes": _recipe if name else _recipes,
-        "papers": _paper if name else _papers,
+    one: dict[str, Callable[[str], Listing]] = {
+        "models": _model,
+        "datasets": _dataset,
+        "recipes": _recipe,
+        "papers": _paper,
+    }
+    everything: dict[str, Callable[[], Listing]] = {
+        "models": _models,
+        "datasets": _datasets,
+        "recipes": _recipes,
+        "papers": _papers,
         "keys": _keys,
         "backends": _backends,
     }
-    kind = what if what in listings else what + "s"
-    if kind not in listings:
-        raise ValueError(unknown("thing to show", what, listings))
-    listing = listings[kind]
-    return listing(name) if name and kind not in ("keys", "backends") else listing()  # type: ignore[operator]
+    kind = what if what in everything else what + "s"
+    if kind not in everything:
+        raise ValueError(unknown("thing to show", what, everything))
+    return one[kind](name) if name and kind in one else everything[kind]()
 
 
 _COUNTING_NOTES = (

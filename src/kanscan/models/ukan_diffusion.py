@@ -154,7 +154,12 @@ class UKANDiffusion(NoisePredictor):
                 self.down.append(Downsample(width))
                 skips.append(width)
         if tokens:
-            kind = {"middle": middle, "reading": block_reading, "grid_size": grid_size, "spline_order": spline_order}
+            kind: dict[str, Any] = {
+                "middle": middle,
+                "reading": block_reading,
+                "grid_size": grid_size,
+                "spline_order": spline_order,
+            }
             self.middle: nn.Module = TokenMiddle(width, middle_channels, time_channels, block_time, **kind)
         else:
             self.middle = ResidualMiddle(width, block_time, dropout, empty=middle == "identity")
@@ -213,6 +218,7 @@ class TimeEmbedding(nn.Module):
         self.linear2 = init_by_both_fans(nn.Linear(out_channels, out_channels))
 
     def forward(self, t: Tensor) -> Tensor:
+        """Embed the steps `(B,)` as `(B, out_channels)`."""
         return self.linear2(F.silu(self.linear1(self.table[t])))
 
 
@@ -232,6 +238,7 @@ class ResidualBlock(nn.Module):
         self.attention = PixelAttention(out_channels) if attend else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Transform `(B, in_channels, H, W)` at the embedded `time`."""
         branch = self.conv1(F.silu(self.norm1(x)))
         if self.time is not None:
             branch = branch + self.time(F.silu(time))[:, :, None, None]
@@ -249,6 +256,7 @@ class PixelAttention(nn.Module):
         self.proj = init_by_both_fans(nn.Conv2d(channels, channels, 1), QUIET_GAIN)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add to each pixel what it attends to."""
         size = (x.shape[2], x.shape[3])
         normed = self.norm(x)
         q, k, v = (to_tokens(layer(normed)) for layer in (self.query, self.key, self.value))
@@ -263,6 +271,7 @@ class Downsample(nn.Module):
         self.conv = init_by_both_fans(nn.Conv2d(channels, channels, 3, stride=2, padding=1))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Halve the size; the time is not used."""
         return self.conv(x)
 
 
@@ -274,6 +283,7 @@ class Upsample(nn.Module):
         self.conv = init_by_both_fans(nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Double the size; the time is not used."""
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
@@ -286,6 +296,7 @@ class ResidualMiddle(nn.Module):
         self.blocks = nn.ModuleList(ResidualBlock(channels, channels, time, dropout, attend) for attend in attends)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Transform the map of the deepest level."""
         for block in self.blocks:
             x = block(x, time)
         return x
@@ -328,6 +339,7 @@ class TokenMiddle(nn.Module):
         self.unused_norm = nn.LayerNorm(channels) if middle == "mlp" and reading == "release" else None
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Transform the map of the deepest level."""
         maps = [x]
         for level, embedding in enumerate(self.embeddings):
             tokens, size = embedding(maps[-1])
@@ -349,6 +361,7 @@ class TokenBlock(nn.Module):
         self.layer = layer
 
     def forward(self, tokens: Tensor, time: Tensor) -> Tensor:
+        """Transform tokens `(B, L, C)` at the embedded `time`."""
         if self.reading == "paper":
             return self.norm(self.layer(tokens)) + self.time(time)[:, None]
         return self.layer(self.norm(tokens)) + self.time(F.silu(time))[:, None]
@@ -364,6 +377,7 @@ class UpConv(nn.Module):
         self.time = None if time is None else nn.Linear(time, out_channels)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Bring a map to twice its size."""
         x = self.conv(F.silu(self.norm(x)))
         if self.time is not None:
             x = x + self.time(F.silu(time))[:, :, None, None]
@@ -373,6 +387,7 @@ class UpConv(nn.Module):
 def init_by_both_fans(layer: Layer, gain: float = 1.0) -> Layer:
     """Draw the weight Xavier-uniform, zero the bias, return the layer."""
     nn.init.xavier_uniform_(layer.weight, gain=gain)
+    assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
 
