@@ -150,9 +150,11 @@ class LinearAttention(nn.Module):
 
 
 def _full_precision(x: Tensor) -> AbstractContextManager[object]:
-    # Half precision loses the small terms of sums over thousands of tokens. The meta device knows no autocast.
+    # Half precision loses the small terms of sums over thousands of tokens. The meta device knows no autocast, and
+    # entering the context only where it changes something keeps it out of exported graphs.
     kind = x.device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else nullcontext()
 
 
 def _wide(x: Tensor) -> Tensor:
