@@ -19,6 +19,8 @@ from kanscan.models.ukan import UKAN
 from kanscan.models.ukan_diffusion import UKANDiffusion
 from kanscan.models.unet import AttentionUNet, UNet, UNetPlusPlus
 from kanscan.models.unext import UNeXt
+from kanscan.models.vm_unet import VMUNet
+from kanscan.models.vmkla_unet import VMKLAUNet
 from kanscan.registry import Registry, unknown
 
 MODELS: Registry[type[Network]] = Registry(
@@ -27,6 +29,8 @@ MODELS: Registry[type[Network]] = Registry(
         "ukan": UKAN,
         "ukan_diffusion": UKANDiffusion,
         "km_unet": KMUNet,
+        "vmkla_unet": VMKLAUNet,
+        "vm_unet": VMUNet,
         "lkm_unet": LKMUNet,
         "u_mamba": UMamba,
         "unext": UNeXt,
