@@ -58,6 +58,21 @@ class LabelMap:
         return len(self.names)
 
 
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a reader found below a folder, before any pixel is read.
+
+    Attributes:
+        cases: Sorted by id; ids are unique.
+        problems: Files that cannot be used as they are (no partner, a name taken twice), one sentence each.
+        notes: What was decided that a user may want to know, one sentence each.
+    """
+
+    cases: tuple[Case, ...]
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 class DatasetReader(ABC):
     """Knows one folder layout: which files are images, which are labels, what the labels mean.
 
@@ -69,20 +84,35 @@ class DatasetReader(ABC):
     modality: ClassVar[str] = ""
     licence: ClassVar[str] = ""
     citation: ClassVar[str] = ""
-    #: What the folder must look like, shown when it does not.
+    #: What the folder must look like, as a tree.
     layout: ClassVar[str] = ""
+    #: The same in half a sentence, shown when a folder does not look like it.
+    expected: ClassVar[str] = ""
+    #: Channels the network is best given: 1 for data that is grey by nature, else 3.
     channels: int = 3
     label_map: LabelMap
 
     @classmethod
     @abstractmethod
     def recognizes(cls, root: Path) -> bool:
-        """Tell whether the folder has this layout, from names alone."""
+        """Tell whether this very folder has the layout, from names alone."""
 
     @abstractmethod
-    def cases(self, root: Path) -> list[Case]:
-        """List the cases below `root`, sorted by id.
+    def survey(self, root: Path) -> Survey:
+        """List what lies below `root`, problems included.
 
         Raises:
             ValueError: The folder lacks what the layout demands; the sentence shows what was expected and found.
         """
+
+    def cases(self, root: str | Path) -> list[Case]:
+        """List the cases below `root`, sorted by id.
+
+        Raises:
+            FileNotFoundError: There is no such folder.
+            ValueError: The folder lacks what the layout demands; the sentence shows what was expected and found.
+        """
+        return list(self.survey(Path(root)).cases)
+
+    def inspect(self, root: Path) -> None:  # noqa: B027  (most layouts leave nothing open)
+        """Settle from the files what names cannot tell, such as which values the labels hold."""

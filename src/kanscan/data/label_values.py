@@ -1,0 +1,174 @@
+"""What the numbers in a folder's label files mean, told from the files themselves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from kanscan.data.base import Case, LabelMap
+from kanscan.data.io import read_stored_label
+
+#: Largest value that is taken for a class index as it stands.
+_LARGEST_INDEX = 31
+#: Re-encoding (JPEG) and resizing move values by up to this much.
+_DIRT = 16
+_MOST_CLASSES = 32
+
+
+@dataclass(frozen=True)
+class LabelValues:
+    """What label files store.
+
+    Attributes:
+        pixels: Stored value -> number of pixels.
+        inside: The same for pixels whose eight neighbors hold the same value; borders blurred by resizing have none.
+        num_color: Files that hold colors instead of one value a pixel.
+    """
+
+    pixels: Counter[int] = field(default_factory=Counter)
+    inside: Counter[int] = field(default_factory=Counter)
+    num_color: int = 0
+
+
+def read_label_values(cases: Iterable[Case]) -> LabelValues:
+    """Count the values in all label files; unreadable files are passed over (reading the case reports them)."""
+    files = [(path, case.frame) for case in cases for path in case.labels]
+    found = LabelValues()
+    num_color = 0
+    # Decoding leaves Python's lock, so threads help.
+    with ThreadPoolExecutor(4) as pool:
+        for one in pool.map(_read_one, files):
+            found.pixels.update(one.pixels)
+            found.inside.update(one.inside)
+            num_color += one.num_color
+    return LabelValues(found.pixels, found.inside, num_color)
+
+
+def _read_one(file: tuple[Any, int | None]) -> LabelValues:
+    try:
+        stored = read_stored_label(file[0], frame=file[1])
+    except (OSError, ValueError):
+        return LabelValues()
+    return count_values(stored)
+
+
+def count_values(stored: np.ndarray) -> LabelValues:
+    """Count the values of one label map `(H, W)`, or of the brightest channel of a color picture `(H, W, 3)`."""
+    is_color = stored.ndim == 3
+    grey = np.rint(stored.max(axis=-1) if is_color else stored).astype(np.int64)
+    same = np.zeros(grey.shape, dtype=bool)
+    if min(grey.shape) >= 3:
+        middle = grey[1:-1, 1:-1]
+        height, width = grey.shape
+        offsets = [(i, j) for i in range(3) for j in range(3)]
+        equal = [grey[i : height - 2 + i, j : width - 2 + j] == middle for i, j in offsets]
+        same[1:-1, 1:-1] = np.logical_and.reduce(equal)
+    return LabelValues(_counts(grey), _counts(grey[same]), int(is_color))
+
+
+def _counts(values: np.ndarray) -> Counter[int]:
+    present, counts = np.unique(values, return_counts=True)
+    return Counter(dict(zip(present.tolist(), counts.tolist(), strict=True)))
+
+
+def infer_label_map(found: LabelValues, where: str = "the masks") -> LabelMap:
+    """Decide which stored value is which class.
+
+    0/1 and 0/255, blurred or not, are one foreground class cut at the middle. Values up to 31 are class indices.
+    Anything else (0/128/255) is taken as the values that fill areas, in ascending order; what lies between them
+    (borders blurred by resizing or JPEG) goes to the nearest.
+
+    Args:
+        found: Of all label files.
+        where: Named in the sentence.
+
+    Raises:
+        ValueError: The files hold several colors or more areas of different value than classes are likely.
+    """
+    values = sorted(found.pixels)
+    if found.num_color and len(_areas(found)) > 2:
+        raise ValueError(
+            f"{found.num_color} of {where} are color pictures with several colors; store one class index a pixel, or "
+            "take any color as foreground with the reader option labels=nonzero"
+        )
+    binary = all(v <= _DIRT or v >= 255 - _DIRT for v in values) and max(values, default=0) <= 255
+    if not values or values[-1] <= 1 or (values[-1] > _LARGEST_INDEX and binary):
+        return LabelMap()
+    if values[-1] <= _LARGEST_INDEX:
+        return named_values(values, exact=True)
+    areas = _areas(found)
+    if len(areas) > _MOST_CLASSES:
+        raise ValueError(
+            f"{where} hold {len(areas)} different values that fill areas, too many for classes; if they number "
+            "objects, take any of them as foreground with the reader option labels=nonzero"
+        )
+    if len(areas) < 2 or areas == [0, 255]:
+        return LabelMap()
+    return named_values(areas, exact=set(values) == set(areas))
+
+
+def _areas(found: LabelValues) -> list[int]:
+    """Values that fill areas, each standing for its close neighbors."""
+    kept: list[int] = []
+    for value, _ in sorted((found.inside or found.pixels).items(), key=lambda item: (-item[1], item[0])):
+        if all(abs(value - other) > _DIRT for other in kept):
+            kept.append(value)
+    return sorted(kept)
+
+
+def named_values(values: Sequence[int], *, exact: bool, names: Sequence[str] = ()) -> LabelMap:
+    """Make the map in which the k-th value is class k; class 0 is called background unless named."""
+    standing = tuple(names) or ("background", *(f"class {k}" for k in range(1, len(values))))
+    return LabelMap(standing, "values", {v: k for k, v in enumerate(values)}, snap=not exact)
+
+
+def label_map_from_option(labels: Any, found: LabelValues | None = None) -> LabelMap:
+    """Turn the reader option `labels` into a map.
+
+    Args:
+        labels: "threshold", "nonzero", a list of class names (their order is that of the stored values, lowest first),
+            or a mapping of stored values to class names, such as {0: background, 128: cytoplasm, 255: nucleus}. Two
+            values of one name are one class.
+        found: Counts of the label files, needed for a list of names.
+
+    Raises:
+        ValueError: The option is none of these, or does not fit the files.
+    """
+    if labels in ("threshold", "nonzero"):
+        return LabelMap(rule=str(labels))
+    if isinstance(labels, Mapping) and labels:
+        try:
+            stored = {int(value): str(name) for value, name in labels.items()}
+        except (TypeError, ValueError):
+            raise ValueError(f"labels must map whole numbers to class names, got {dict(labels)!r}") from None
+        names = tuple(dict.fromkeys(stored[value] for value in sorted(stored)))
+        if len(names) < 2:
+            raise ValueError(f"labels must name at least 2 classes, background included, got {dict(labels)!r}")
+        return LabelMap(names, "values", {value: names.index(name) for value, name in stored.items()}, snap=True)
+    if isinstance(labels, list | tuple) and len(labels) >= 2 and found is not None:
+        inferred = infer_label_map(found)
+        if inferred.num_classes != len(labels):
+            raise ValueError(
+                f"labels names {len(labels)} classes ({', '.join(map(str, labels))}), the masks hold "
+                f"{inferred.num_classes} ({values_text(inferred)})"
+            )
+        return LabelMap(tuple(map(str, labels)), inferred.rule, inferred.values, inferred.snap)
+    raise ValueError(
+        f"labels must be auto, threshold, nonzero, a list of class names or a mapping of stored values to names, "
+        f"got {labels!r}"
+    )
+
+
+def values_text(label_map: LabelMap) -> str:
+    """Say in words how stored values become classes."""
+    if label_map.rule == "threshold":
+        return f"above the middle (0/1 or 0/255) = {label_map.names[1]}"
+    if label_map.rule == "nonzero":
+        return f"any value but 0 = {label_map.names[1]}"
+    listed = ", ".join(f"{value} = {label_map.names[k]}" for value, k in sorted(label_map.values.items()))
+    return listed + (", others to the nearest" if label_map.snap else "")
