@@ -1,0 +1,26 @@
+"""Report: a row a case, means with intervals, where it came from, what the paper says; JSON first, all else drawn."""
+
+from kanscan.report.assemble import Judged, assemble, judge
+from kanscan.report.judgment import report_run, run_provenance
+from kanscan.report.pictures import draw_case, worth_a_look
+from kanscan.report.printed import add_printed
+from kanscan.report.schema import ALL_CLASSES, CaseScores, Picture, Provenance, Report
+from kanscan.report.write import draw_again, write_report
+
+__all__ = [
+    "ALL_CLASSES",
+    "CaseScores",
+    "Judged",
+    "Picture",
+    "Provenance",
+    "Report",
+    "add_printed",
+    "assemble",
+    "draw_again",
+    "draw_case",
+    "judge",
+    "report_run",
+    "run_provenance",
+    "worth_a_look",
+    "write_report",
+]
