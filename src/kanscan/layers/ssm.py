@@ -118,12 +118,10 @@ class SelectiveSSM(nn.Module):
             return self._scan(x.to(self.A_log.dtype), z).to(x.dtype)
 
     def _scan(self, x: Tensor, z: Tensor | None) -> Tensor:
-        rank, states = self.dt_rank, self.d_state
-        projected = self.x_proj_weight @ x
-        low_rank, B, C = projected.split([rank, states, states], dim=-2)
+        delta, B, C = self.selection(x)
         y = selective_scan(
             self._channels(x),
-            self._channels(self.dt_proj_weight @ low_rank),
+            self._channels(delta),
             -torch.exp(self.A_log),
             B,
             C,
@@ -134,6 +132,15 @@ class SelectiveSSM(nn.Module):
             discretization=self.discretization,
         )
         return y.view_as(x)
+
+    def selection(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Read step sizes (before bias and softplus), B and C off sequences shaped as in `forward`.
+
+        Returns:
+            (..., E, L), (..., N, L) and (..., N, L).
+        """
+        low_rank, B, C = (self.x_proj_weight @ x).split([self.dt_rank, self.d_state, self.d_state], dim=-2)
+        return self.dt_proj_weight @ low_rank, B, C
 
     def _channels(self, x: Tensor) -> Tensor:
         return x if self.num_directions is None else x.flatten(1, 2)

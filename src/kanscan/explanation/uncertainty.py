@@ -1,0 +1,146 @@
+"""How sure a segmentation is, and whether its probabilities mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kanscan.layers.drop_path import DropPath
+
+_DROPS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, DropPath)
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """What several predictions of one image say together; tensors `(H, W)` except `mean`.
+
+    Attributes:
+        mean: `(K, H, W)` mean probabilities.
+        entropy: Entropy of the mean in units of its greatest possible value, 0 (sure) to 1.
+        mutual_information: The part of the entropy that comes from disagreement between the predictions, same unit.
+        agreement: Share of the predictions that choose the class most of them choose.
+        num_predictions: How many there were.
+    """
+
+    mean: Tensor
+    entropy: Tensor
+    mutual_information: Tensor
+    agreement: Tensor
+    num_predictions: int
+
+
+def summarize(predictions: Sequence[Tensor]) -> Uncertainty:
+    """Join several `(K, H, W)` probabilities of one image.
+
+    Raises:
+        ValueError: There are none, or their shapes differ.
+    """
+    if not predictions or any(p.shape != predictions[0].shape for p in predictions):
+        raise ValueError(f"predictions of one image must share a shape, got {[tuple(p.shape) for p in predictions]}")
+    stack = torch.stack(list(predictions)).double()
+    classes = stack.shape[1]
+    mean = stack.mean(0)
+    unit = torch.log(torch.tensor(float(classes), dtype=torch.float64))
+    entropy = _entropy(mean, 0) / unit
+    inner = _entropy(stack, 1).mean(0) / unit
+    votes = F.one_hot(stack.argmax(1), classes).double().mean(0)
+    return Uncertainty(mean, entropy, (entropy - inner).clamp_min(0), votes.amax(-1), len(predictions))
+
+
+def _entropy(p: Tensor, axis: int) -> Tensor:
+    return -torch.special.xlogy(p, p).sum(axis)
+
+
+@contextmanager
+def dropping(model: nn.Module) -> Iterator[int]:
+    """Switch dropout and stochastic depth on, nothing else, and give the number of layers concerned.
+
+    Batch norms stay in evaluation mode: only what is random at training time becomes random.
+    """
+    layers = [m for m in model.modules() if isinstance(m, _DROPS) and (m.rate if isinstance(m, DropPath) else m.p) > 0]
+    before = [m.training for m in layers]
+    for m in layers:
+        m.train()
+    try:
+        yield len(layers)
+    finally:
+        for m, training in zip(layers, before, strict=True):
+            m.train(training)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A reliability diagram over pixels.
+
+    Attributes:
+        confidence: `(bins,)` mean probability of the chosen class in each bin, NaN where a bin is empty.
+        accuracy: `(bins,)` share of those pixels where the chosen class is right.
+        count: `(bins,)` pixels in each bin.
+        error: Expected calibration error: mean distance of the two weighted by `count`, 0 to 1.
+    """
+
+    confidence: Tensor
+    accuracy: Tensor
+    count: Tensor
+    error: float
+
+
+def calibration(cases: Iterable[tuple[Tensor, Tensor]], bins: int = 15) -> Calibration:
+    """Compare probabilities with what turned out to be true.
+
+    Args:
+        cases: `(K, H, W)` probabilities and `(H, W)` labels of each case.
+        bins: Equal bins of the chosen class's probability.
+    """
+    count, sure, right = (torch.zeros(bins, dtype=torch.float64) for _ in range(3))
+    for probabilities, label in cases:
+        confidence, chosen = probabilities.double().max(0)
+        place = (confidence * bins).long().clamp(0, bins - 1).flatten()
+        count.scatter_add_(0, place, torch.ones_like(place, dtype=torch.float64))
+        sure.scatter_add_(0, place, confidence.flatten())
+        right.scatter_add_(0, place, (chosen == label).double().flatten())
+    gap = (sure - right).abs().sum() / count.sum().clamp_min(1)
+    return Calibration(sure / count, right / count, count, float(gap))
+
+
+def fit_temperature(cases: Sequence[tuple[Tensor, Tensor]], *, max_steps: int = 60) -> float:
+    """Find the temperature that makes probabilities softmax(logits / T) most likely.
+
+    Args:
+        cases: `(K, H, W)` logits (K = 1: one foreground logit) and `(H, W)` labels of validation cases.
+        max_steps: Newton-like steps of the optimizer.
+
+    Returns:
+        T > 0; above 1 the network was too sure of itself.
+
+    Raises:
+        ValueError: There are no cases.
+    """
+    if not cases:
+        raise ValueError("a temperature is fitted to validation cases, and there are none")
+    pairs = [(_two_or_more(logits.double()), label.long()) for logits, label in cases]
+    pixels = sum(label.numel() for _, label in pairs)
+    log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_temperature], lr=0.5, max_iter=max_steps, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = torch.zeros((), dtype=torch.float64)
+        for logits, label in pairs:
+            scaled = logits[None] * torch.exp(-log_temperature)
+            loss = loss + F.cross_entropy(scaled, label[None], reduction="sum") / pixels
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    return float(log_temperature.detach().exp().clamp(0.05, 20.0))
+
+
+def _two_or_more(logits: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(logits), logits]) if logits.shape[0] == 1 else logits
