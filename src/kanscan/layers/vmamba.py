@@ -234,29 +234,41 @@ def load_imagenet(model: nn.Module, weights: Mapping[str, Any], *, decoder: bool
     """
     weights = next((weights[key] for key in ("model", "model_ema") if isinstance(weights.get(key), Mapping)), weights)
     given = {_rename(key, _LATER_NAMES): key for key in weights}
-    wanted = {"encoder": _places(model, "encoder"), "decoder": _places(model, "decoder") if decoder else {}}
-    taken: dict[str, list[tuple[Tensor, Tensor]]] = {"encoder": [], "decoder": []}
-    used = set()
-    for part, places in wanted.items():
-        for name in places.keys() & given.keys():
-            tensor, key = places[name], given[name]
-            if tensor.shape != weights[key].shape:
-                raise ValueError(
-                    f"the checkpoint's {key} has shape {tuple(weights[key].shape)}, the network's {part} needs "
-                    f"{tuple(tensor.shape)}; build the network with the checkpoint's channels, d_state and in_channels"
-                )
-            taken[part].append((tensor, weights[key]))
-            used.add(key)
-        if places and not any(".blocks." in name for name in places.keys() & given.keys()):
-            raise ValueError(_nothing_matched(part, places, weights))
-    for tensor, value in taken["encoder"] + taken["decoder"]:
-        tensor.copy_(value)
+    encoder = _match("encoder", _places(model, "encoder"), given, weights)
+    mirrored = _match("decoder", _places(model, "decoder"), given, weights) if decoder else []
+    for tensor, key in encoder + mirrored:
+        tensor.copy_(weights[key])
+    used = {key for _, key in encoder + mirrored}
     return Pretrained(
-        len(taken["encoder"]),
-        len(taken["decoder"]),
-        sum(tensor.numel() for tensor, _ in taken["encoder"] + taken["decoder"]),
+        len(encoder),
+        len(mirrored),
+        sum(tensor.numel() for tensor, _ in encoder + mirrored),
         tuple(key for key in weights if key not in used),
     )
+
+
+def _match(
+    part: str, places: Mapping[str, Tensor], given: Mapping[str, str], weights: Mapping[str, Tensor]
+) -> list[tuple[Tensor, str]]:
+    """Pair the tensors of a part with the checkpoint's keys."""
+    if not any(".self_attention." in name for name in places):
+        raise ValueError(f"the {part} has no VSS blocks for the checkpoint to fill; leave it out with {part}=False")
+    matched = [(places[name], given[name]) for name in places if name in given]
+    if not any("blocks" in key for _, key in matched):
+        block = [name for name in places if ".blocks." in name]
+        found = [key for key in weights if "blocks" in key] or list(weights)
+        raise ValueError(
+            f"no block of the {part} finds its weights: the checkpoint holds {len(weights)} tensors named like "
+            f"{', '.join(found[:2])}; expected the first VMamba networks (v0, tiny or small) with names like "
+            f"{', '.join(block[:2])}"
+        )
+    for tensor, key in matched:
+        if tensor.shape != weights[key].shape:
+            raise ValueError(
+                f"the checkpoint's {key} has shape {tuple(weights[key].shape)}, the network's {part} needs "
+                f"{tuple(tensor.shape)}; build the network with the checkpoint's channels, d_state and in_channels"
+            )
+    return matched
 
 
 def _places(model: nn.Module, part: str) -> dict[str, Tensor]:
@@ -278,13 +290,3 @@ def _rename(name: str, patterns: Sequence[tuple[str, str]]) -> str:
     for pattern, replacement in patterns:
         name = re.sub(pattern, replacement, name)
     return name
-
-
-def _nothing_matched(part: str, places: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
-    block = [name for name in places if ".blocks." in name]
-    found = [key for key in weights if "blocks" in key] or list(weights)
-    return (
-        f"no block of the {part} finds its weights: the checkpoint holds {len(weights)} tensors named like "
-        f"{', '.join(found[:2])}; expected the first VMamba networks (v0, tiny or small) with names like "
-        f"{', '.join(block[:2])}"
-    )
