@@ -23,6 +23,8 @@ class ModelConfig(_Part):
     name: str = "ukan"
     preset: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+    #: Start from these weights (a run's model.safetensors or a released checkpoint) instead of fresh ones.
+    weights: Path | None = None
 
 
 class DataConfig(_Part):
@@ -248,6 +250,12 @@ def check_recipe(content: Mapping[str, Any], where: str = "the recipe") -> Recip
             hint = f"; did you mean {' or '.join(close)}?" if close else f"; known are {', '.join(keys)}"
             raise ValueError(f"unknown key {place!r} in {where}{hint}") from None
         raise ValueError(f"{place} in {where}: {first['msg']}, got {first.get('input')!r}") from None
+
+
+def with_root(recipe: Recipe, root: str | Path | None) -> Recipe:
+    """Return the recipe with its data in an absolute folder, so that a run can go on from anywhere."""
+    absolute = None if root is None else Path(root).resolve()
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": absolute})})
 
 
 def differences(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:

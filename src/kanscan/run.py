@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import csv
 import platform
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from kanscan.config import Recipe, load_recipe
+from kanscan.config import Recipe, differences, load_recipe, with_root
 from kanscan.files import read_json, write_json, write_text
 
 #: Raised when the folder's layout changes so that older readers would misread it.
 FORMAT_VERSION = 1
+
+#: Settings that may change between the parts of a run, since no weight depends on them.
+FREE_KEYS = (
+    *("name", "description", "claims", "data.root", "data.cache", "data.num_workers"),
+    *("trainer.device", "trainer.patience", "trainer.time_budget_minutes"),
+    *("evaluation.flips", "evaluation.nsd_tolerance", "evaluation.bootstrap_samples"),
+)
 
 
 @dataclass(frozen=True)
@@ -80,19 +89,32 @@ class Run:
         return self.path / "report.json"
 
     @classmethod
-    def create(cls, path: str | Path, recipe: Recipe, facts: dict[str, Any]) -> Run:
+    def create(
+        cls, path: str | Path, recipe: Recipe, facts: dict[str, Any], *, split: dict[str, Any], device: str
+    ) -> Run:
         """Start a folder; refuses one that already holds a run.
+
+        Args:
+            path: The folder.
+            recipe: What will be done.
+            facts: See `facts_path`.
+            split: See `split_path`.
+            device: Where, in words.
 
         Raises:
             FileExistsError: There is a run already.
-            OSError: The folder cannot be written to.
+            PermissionError: The folder cannot be written to.
         """
         run = cls(Path(path))
         run.demand_new()
-        run.path.mkdir(parents=True, exist_ok=True)
-        write_json(run.facts_path, {"format_version": FORMAT_VERSION, **facts})
-        # The recipe comes last: a folder that has one is a run, whatever moment the process was killed at.
-        run.write_recipe(recipe)
+        try:
+            write_json(run.split_path, split)
+            write_json(run.environment_path, environment(device))
+            write_json(run.facts_path, {"format_version": FORMAT_VERSION, **facts})
+            # The recipe comes last: a folder that has one is a run, whatever moment the process was killed at.
+            run.write_recipe(recipe)
+        except OSError as error:
+            raise PermissionError(f"cannot write to {run.path} ({error.strerror}); choose another --output") from None
         return run
 
     def demand_new(self) -> None:
@@ -108,6 +130,48 @@ class Run:
             )
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"{self.path} is a file, expected a folder for the run")
+
+    def check_same(self, recipe: Recipe) -> Recipe:
+        """Refuse to go on under a recipe that would have led to other weights.
+
+        Args:
+            recipe: What is asked for now.
+
+        Returns:
+            The recipe to go on with: what is free to change as asked, the folder of the data kept if none is named.
+
+        Raises:
+            ValueError: A setting on which the weights depend has changed.
+        """
+        mine = self.recipe
+        if recipe.data.root is None:
+            recipe = with_root(recipe, mine.data.root)
+        # More epochs are fine where the learning rate does not depend on their number.
+        longer = recipe.optim.schedule == "constant" or recipe.optim.schedule_epochs is not None
+        for key, (before, now) in differences(mine, recipe).items():
+            if key not in FREE_KEYS and not (key == "trainer.epochs" and longer):
+                raise ValueError(
+                    f"{self.path} was made with {key}={before}, now {key}={now} is asked for, and its weights depend "
+                    "on it; leave it as it was, or start a new run with another --output"
+                )
+        return recipe
+
+    def note_resumed(self, recipe: Recipe, device: str) -> None:
+        """Record that the run goes on, under which recipe and where."""
+        self.write_recipe(recipe)
+        history = read_json(self.environment_path) if self.environment_path.is_file() else {}
+        resumed = [*history.get("resumed", []), environment(device)]
+        write_json(self.environment_path, {**history, "resumed": resumed})
+
+    def discard(self) -> None:
+        """Remove what a training wrote that failed before its first epoch ended; other files stay."""
+        self.recipe_path.unlink(missing_ok=True)
+        for path in (self.facts_path, self.split_path, self.environment_path):
+            path.unlink(missing_ok=True)
+        for folder in (self.checkpoints, self.path / "tensorboard"):
+            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # not empty: it was the user's before
+            self.path.rmdir()
 
     def write_recipe(self, recipe: Recipe) -> None:
         """Write the resolved recipe."""

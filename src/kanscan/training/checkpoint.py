@@ -178,6 +178,16 @@ def rows_of_state(state: Mapping[str, Any]) -> list[Row]:
     return []
 
 
+def is_finished(state: Path, *, epochs: int, patience: int | None = None, select_by: str = "dice") -> bool:
+    """Tell from the state file whether nothing is left to train; the curves may be an epoch ahead of it."""
+    rows = rows_of_state(read_state(state)) if state.is_file() else []
+    if not rows:
+        return False
+    best = best_row(rows, select_by)
+    worn_out = patience is not None and best is not None and rows[-1]["epoch"] - best["epoch"] >= patience
+    return rows[-1]["epoch"] >= epochs or worn_out
+
+
 def best_row(rows: Sequence[Row], select_by: str) -> Row | None:
     """Return the best validated epoch, the earlier one of equals; None if none was validated."""
     column, more_is_better = SELECTIONS[select_by]

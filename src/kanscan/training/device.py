@@ -41,6 +41,14 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(kind)
 
 
+def device_text(device: torch.device) -> str:
+    """Describe a device in words, for the record."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
 def training_memory_mib(model: nn.Module, batch_size: int, image_shape: Sequence[int]) -> float:
     """Estimate what one training step holds: weights, gradients, Adam's two moments, and what backward needs.
 

@@ -1,0 +1,76 @@
+"""A network's options, completed by what the data and the recipe already say."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from kanscan.models.base import Network, SegmentationModel
+
+
+def complete_options(
+    cls: type[Network],
+    chosen: Mapping[str, Any],
+    *,
+    channels: int,
+    num_classes: int,
+    image_size: tuple[int, int] | None = None,
+    deep_supervision: bool = False,
+) -> dict[str, Any]:
+    """Resolve every constructor option of a segmentation network: what was chosen, what follows, the defaults.
+
+    Args:
+        cls: The network's class.
+        chosen: Options of the user; they win where they do not contradict the data.
+        channels: Channels of the pictures after preprocessing.
+        num_classes: Classes of the data, background included; two classes take one logit.
+        image_size: Size all pictures are brought to, for networks that must know it.
+        deep_supervision: Whether heads at the coarser scales will be trained, for networks that have them.
+
+    Raises:
+        ValueError: The network does not segment, or its channels contradict the data.
+    """
+    if not issubclass(cls, SegmentationModel):
+        raise ValueError(f"{cls.__name__} is no segmentation network; `kanscan show models` lists those that are")
+    signature = inspect.signature(cls)
+    follows: dict[str, Any] = {"in_channels": channels, "out_channels": 1 if num_classes == 2 else num_classes}
+    follows |= {"deep_supervision": deep_supervision} | ({"image_size": image_size} if image_size else {})
+    options = {key: value for key, value in follows.items() if key in signature.parameters} | dict(chosen)
+    if options["in_channels"] != channels:
+        raise ValueError(
+            f"model.options.in_channels={options['in_channels']}, but the pictures have {channels} channels; "
+            f"leave it out, or set data.channels={options['in_channels']} if that is 1 or 3"
+        )
+    if max(2, options["out_channels"]) != num_classes:
+        raise ValueError(
+            f"model.options.out_channels={options['out_channels']}, but the data has {num_classes} classes, background "
+            "included; leave it out"
+        )
+    bound = signature.bind(**options)
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def check_fit(model: SegmentationModel, image_size: tuple[int, int] | None, deep_supervision: bool) -> None:
+    """Refuse a network that cannot take the pictures.
+
+    Args:
+        model: The network.
+        image_size: Size all pictures are brought to; None: their own, padded.
+        deep_supervision: Whether side outputs will be trained.
+
+    Raises:
+        ValueError: Dimensions, size or side outputs do not fit.
+    """
+    name = type(model).__name__
+    if model.spatial_dims != 2:
+        raise ValueError(f"the data are pictures, but this {name} was built for {model.spatial_dims}D images")
+    if image_size is not None and any(s % m for s, m in zip(image_size, model.stride, strict=True)):
+        legal = [-(-s // m) * m for s, m in zip(image_size, model.stride, strict=True)]
+        raise ValueError(
+            f"data.image_size={list(image_size)} does not suit {name}, whose sizes are multiples of "
+            f"{' x '.join(map(str, model.stride))}; the next legal size is {legal}"
+        )
+    if deep_supervision and type(model).side_outputs is SegmentationModel.side_outputs:
+        raise ValueError(f"{name} has no side outputs: loss.deep_supervision=true would have no effect")
