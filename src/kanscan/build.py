@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kanscan import __version__
 from kanscan.complexity import num_parameters
 from kanscan.config import Recipe, with_root
 from kanscan.data import READERS, Case
@@ -295,7 +295,7 @@ def _facts(preparation: Preparation) -> dict[str, Any]:
     """Collect what prediction needs beside the recipe, so that a run works without the data."""
     recipe, source, model = preparation.recipe, preparation.source, preparation.model
     return {
-        "kanscan": __version__,
+        "kanscan": version("kanscan"),
         "model": {"name": recipe.model.name, "options": preparation.options},
         "num_parameters": num_parameters(model),
         "stride": list(model.stride),
@@ -312,7 +312,7 @@ def _fit(run: Run, preparation: Preparation) -> Keeper:
         preparation.loaders,
         Files(run.weights_path, run.last_weights_path, run.state_path, run.curves_path),
         run.path,
-        about={"model": recipe.model.name, "recipe": recipe.name, "kanscan": __version__},
+        about={"model": recipe.model.name, "recipe": recipe.name, "kanscan": version("kanscan")},
         clip_norm=recipe.optim.clip_norm,
         **recipe.trainer.model_dump(exclude={"batch_size"}),
     )
