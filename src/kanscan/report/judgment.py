@@ -63,7 +63,7 @@ def report_run(
     Args:
         run: The run.
         serve: Its `Predictor`.
-        found: `EvaluationCases` of the hall: the cases, their source, their part, the split, caveats.
+        found: `EvaluationCases` of the hall: the cases, their source, their part, the split.
         read: `kanscan.data.io.read_pair`: a case and a label map give image and label.
         folder: Where the report goes; None: into the run.
         caveats: Further things a reader must know.
@@ -162,15 +162,16 @@ def run_provenance(
         seconds_per_case=seconds_per_case,
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         versions={name: version(name) for name in ("kanscan", "torch", "monai")},
-        caveats=list(dict.fromkeys([*caveats, *found.caveats, *_part_caveats(found)])),
+        caveats=list(dict.fromkeys([*caveats, *_part_caveats(found)])),
     )
 
 
 def _part_caveats(found: Any) -> list[str]:
     split, part = found.split, found.part
-    said = [_PART_CAVEATS[part]] if part in _PART_CAVEATS else []
-    same = set(split.validation) == set(split.test)
-    if part == "test" and same and not any("epoch" in text for text in found.caveats):
+    said = [split.caveat] if split.caveat and part != "all" else []
+    if part in _PART_CAVEATS:
+        said.append(_PART_CAVEATS[part])
+    if part == "test" and set(split.validation) == set(split.test) and "epoch" not in split.caveat:
         said.append("the reported cases also chose the epoch: the figures are optimistic")
     if part == "all":
         trained = len({case.id for case in found.cases} & set(split.train))
