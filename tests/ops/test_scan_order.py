@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 
 import pytest
@@ -64,7 +64,7 @@ def test_corners() -> None:
 def test_spiral_walks_inwards(size: tuple[int, int]) -> None:
     places = positions("spiral", size)
     assert places[0] == (0, 0)
-    assert all(abs(a - c) + abs(b - d) == 1 for (a, b), (c, d) in zip(places, places[1:], strict=False))
+    assert all(abs(a - c) + abs(b - d) == 1 for (a, b), (c, d) in pairwise(places))
     layers = [min(i, j, size[0] - 1 - i, size[1] - 1 - j) for i, j in places]
     assert layers == sorted(layers)
     assert positions("spiral_reversed", size) == places[::-1]

@@ -25,7 +25,7 @@ from kanscan.ops.selective_scan import log_depth
 
 #: (channel, state) pairs worked on at a time, and numbers in the buffer of a chunk: both chosen so that the handful of
 #: buffers of a chunk stay in the second-level cache.
-PAIRS_PER_BLOCK = 4096
+PAIRS_PER_BLOCK = 2**14
 NUMBERS_PER_CHUNK = 2**17
 SHORTEST_CHUNK = 32
 

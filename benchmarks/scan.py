@@ -1,0 +1,134 @@
+"""The selective scan against the sequential reference, the log-depth form and the usual indexed loop."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from protocol import RESULTS, commit, demand_green, interleave, record
+from torch import Tensor
+
+from kanscan.ops.selective_scan import log_depth, selective_scan
+
+#: (batch, channels, length, states)
+WORK = [(1, 192, 4096, 16), (1, 64, 16384, 16)]
+SHORT = (1, 192, 1024, 16)
+LENGTHS = (512, 1024, 2048, 4096, 8192)
+Scan = Callable[[dict[str, Tensor]], Tensor]
+
+
+def draw(batch: int, channels: int, length: int, states: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        "u": normal(batch, channels, length),
+        "delta": torch.nn.functional.softplus(normal(batch, channels, length) / 2 - 3),
+        "A": -torch.arange(1.0, states + 1).repeat(channels, 1),
+        "B": normal(batch, states, length),
+        "C": normal(batch, states, length),
+    }
+
+
+def indexed_loop(given: dict[str, Tensor]) -> Tensor:
+    """What most reference code does: all decays first, then one index a step, whose backward fills all of them."""
+    u, delta, A, B, C = given.values()
+    decay = torch.exp(torch.einsum("bel,en->beln", delta, A))
+    inputs = torch.einsum("bel,bnl,bel->beln", delta, B, u)
+    state = torch.zeros_like(decay[:, :, 0])
+    outputs = []
+    for step in range(u.shape[2]):
+        state = decay[:, :, step] * state + inputs[:, :, step]
+        outputs.append(torch.einsum("ben,bn->be", state, C[:, :, step]))
+    return torch.stack(outputs, dim=2)
+
+
+def logarithmic(given: dict[str, Tensor]) -> Tensor:
+    u, delta, A, B, C = given.values()
+    start = u.new_zeros(u.shape[0], A.shape[1], A.shape[0])
+    rates = A.t().expand(u.shape[0], -1, -1)
+    return log_depth.recurrence(u, delta, rates, B.unsqueeze(2), C.unsqueeze(2), start, False)[0]
+
+
+CANDIDATES: dict[str, Scan] = {
+    "kanscan torch": lambda given: selective_scan(**given, backend="torch"),
+    "log-depth torch": logarithmic,
+    "kanscan reference": lambda given: selective_scan(**given, backend="reference"),
+}
+
+
+def both_ways(scan: Scan, given: dict[str, Tensor]) -> None:
+    leaves = {name: t.detach().requires_grad_() for name, t in given.items()}
+    scan(leaves).sum().backward()
+
+
+def demand_equal(given: dict[str, Tensor], candidates: dict[str, Scan]) -> None:
+    expected = selective_scan(**{name: t.double() for name, t in given.items()}, backend="reference").float()
+    for scan in candidates.values():
+        torch.testing.assert_close(scan(given), expected, rtol=1e-3, atol=1e-3)
+
+
+def time_all(shape: tuple[int, ...], candidates: dict[str, Scan], rounds: int) -> None:
+    given = draw(*shape)
+    work = "selective scan B{} E{} L{} N{}".format(*shape)
+    with torch.no_grad():
+        demand_equal(given, candidates)
+        forward = {name: (lambda scan=scan: scan(given)) for name, scan in candidates.items()}
+        record("selective_scan", f"{work}, forward", interleave(forward, rounds), "kanscan torch")
+    backward = {name: (lambda scan=scan: both_ways(scan, given)) for name, scan in candidates.items()}
+    record("selective_scan", f"{work}, forward + backward", interleave(backward, rounds), "kanscan torch")
+
+
+def saved_mib(scan: Scan, length: int) -> float:
+    """Return what autograd keeps for backward, arguments not counted."""
+    leaves = {name: t.requires_grad_() for name, t in draw(1, 192, length, 16).items()}
+    own = {t.untyped_storage().data_ptr() for t in leaves.values()}
+    kept: dict[int, int] = {}
+
+    def keep(t: Tensor) -> Tensor:
+        if t.untyped_storage().data_ptr() not in own:
+            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        # Kept alive: a freed block could come back under the same address and hide another.
+        result = scan(leaves)
+    total = sum(kept.values()) / 2**20
+    del result
+    return total
+
+
+def slope(values: list[float]) -> float:
+    """Return the exponent with which `values` grow over LENGTHS."""
+    return math.log(values[-1] / values[0]) / math.log(LENGTHS[-1] / LENGTHS[0])
+
+
+def growth() -> None:
+    """Record time and memory over the length: the slope of a linear form is 1."""
+    scan = CANDIDATES["kanscan torch"]
+    seconds = []
+    for length in LENGTHS:
+        given = draw(1, 192, length, 16)
+        seconds.append(interleave({"": partial(both_ways, scan, given)}, 5)[""][0])
+    memory = {name: [saved_mib(s, n) for n in LENGTHS] for name, s in CANDIDATES.items() if "reference" not in name}
+    with (RESULTS / "selective_scan_growth.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["quantity", *(f"L{n}" for n in LENGTHS), "slope", "commit"])
+        table.writerow(["kanscan torch ms", *(f"{s * 1e3:.1f}" for s in seconds), f"{slope(seconds):.2f}", commit()])
+        for name, values in memory.items():
+            table.writerow([f"{name} saved MiB", *(f"{v:.2f}" for v in values), f"{slope(values):.2f}", commit()])
+    print((RESULTS / "selective_scan_growth.csv").read_text())
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    demand_green("tests/ops/test_selective_scan.py")
+    for shape in WORK:
+        time_all(shape, CANDIDATES, rounds=7)
+    time_all(SHORT, {**CANDIDATES, "indexed loop": indexed_loop}, rounds=3)
+    growth()
