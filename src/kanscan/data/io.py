@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,19 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".
 _TIFF = frozenset({".tif", ".tiff"})
 #: A mask whose largest value lies between this noise (seen around re-encoded masks) and the threshold is no 0/255 mask.
 _MASK_NOISE = 16
+_CHANNEL_WORDS = {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGBA"}
+_MODE_WORDS = {
+    "1": "1-bit",
+    "L": "8-bit grey",
+    "LA": "8-bit grey with alpha",
+    "P": "8-bit palette",
+    "RGB": "8-bit RGB",
+    "RGBA": "8-bit RGBA",
+    "CMYK": "8-bit CMYK",
+    "I": "32-bit grey",
+    "I;16": "16-bit grey",
+    "F": "float grey",
+}
 
 
 def is_image_file(path: Path) -> bool:
@@ -71,9 +84,24 @@ def read_label(case: Case, label_map: LabelMap) -> np.ndarray:
         raise ValueError(f"case {case.id!r} has no label file, only the image {case.images[0]}")
     if case.merge not in ("union", "classes"):
         raise ValueError(f"case {case.id!r} asks for merge={case.merge!r}; known are 'union' and 'classes'")
+    stored = [read_stored_label(path, frame=case.frame) for path in case.labels]
+    return merge_labels(case, stored, label_map)
+
+
+def merge_labels(case: Case, stored: Sequence[np.ndarray], label_map: LabelMap) -> np.ndarray:
+    """Make one map of class indices from what the case's label files store; the second half of `read_label`.
+
+    Args:
+        case: Says how several files are merged.
+        stored: What `read_stored_label` gave for each file of `case.labels`.
+        label_map: How stored values become classes.
+
+    Raises:
+        ValueError: Sizes differ, or a value is outside the map.
+    """
     merged: np.ndarray | None = None
     for position, path in enumerate(case.labels):
-        label = apply_label_map(read_stored_label(path, frame=case.frame), label_map, path)
+        label = apply_label_map(stored[position], label_map, path)
         if case.merge == "classes":
             label = (label > 0).astype(np.uint8) * np.uint8(position + 1)
         if merged is None:
@@ -252,24 +280,40 @@ def read_size(path: str | Path) -> tuple[int, int]:
     return (width, height) if sideways else (height, width)
 
 
-def content_hash(path: str | Path, *, frame: int | None = None) -> str:
-    """Digest of the picture, not of the file: equal pixels in another container or mode give the same digest.
+def read_mode(path: str | Path, *, frame: int | None = None) -> str:
+    """Say in words how a file stores its pixels ("1-bit", "8-bit RGBA", "16-bit grey"), from its header if possible.
 
-    JPEG files are decoded at an eighth of their size, which is many times quicker and, as identical pixels come from
-    identical coefficients, finds the same duplicates.
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is unreadable.
     """
     path = Path(path)
-    if path.suffix.lower() in (".jpg", ".jpeg"):
-        with _readable(path), Image.open(path) as picture:
-            size = picture.size
-            picture.draft("RGB", (max(size[0] // 8, 1), max(size[1] // 8, 1)))
-            array = np.asarray(picture.convert("RGB"))
-    else:
+    if path.suffix.lower() in _TIFF or path.suffix.lower() == ".npy":
+        array = _decode(path, frame, keep_palette=True)
+        channels = array.shape[-1] if array.ndim == 3 else 1
+        depth = "float" if array.dtype.kind == "f" else f"{8 * array.dtype.itemsize if array.dtype != bool else 1}-bit"
+        return f"{depth} {_CHANNEL_WORDS.get(channels, f'{channels} channels')}"
+    with _readable(path), Image.open(path) as picture:
+        return _MODE_WORDS.get(picture.mode, picture.mode)
+
+
+def read_reduced(path: str | Path, *, frame: int | None = None) -> tuple[np.ndarray, tuple[int, int]]:
+    """Read a picture for comparison with others; JPEG files, many times quicker, at an eighth of their size.
+
+    Identical JPEG pixels come from identical coefficients, so the small ones tell the same files apart.
+
+    Returns:
+        The picture as `read_image` gives it, perhaps reduced, and its true (height, width).
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
         array = read_image(path, frame=frame)
-        size = (array.shape[1], array.shape[0])
-        if array.ndim == 2:
-            array = np.dstack([array] * 3)
-    return hashlib.sha256(repr((size, array.dtype.str)).encode() + np.ascontiguousarray(array).tobytes()).hexdigest()
+        return array, (int(array.shape[0]), int(array.shape[1]))
+    with _readable(path), Image.open(path) as picture:
+        width, height = picture.size
+        picture.draft("RGB", (max(width // 8, 1), max(height // 8, 1)))
+        return np.asarray(picture.convert("RGB")), (height, width)
+    raise AssertionError
 
 
 class _readable:  # noqa: N801  (reads as a statement: with _readable(path):)

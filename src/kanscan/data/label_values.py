@@ -68,10 +68,16 @@ def count_values(stored: np.ndarray) -> LabelValues:
         offsets = [(i, j) for i in range(3) for j in range(3)]
         equal = [grey[i : height - 2 + i, j : width - 2 + j] == middle for i, j in offsets]
         same[1:-1, 1:-1] = np.logical_and.reduce(equal)
-    return LabelValues(_counts(grey), _counts(grey[same]), int(is_color))
+    return LabelValues(value_counts(grey), value_counts(grey[same]), int(is_color))
 
 
-def _counts(values: np.ndarray) -> Counter[int]:
+def value_counts(values: np.ndarray) -> Counter[int]:
+    """Count the pixels of each whole-numbered value."""
+    if values.size and values.min() >= 0 and values.max() < 2**16:
+        # Counting is many times quicker than sorting, on masks of ten megapixels.
+        counts = np.bincount(values.ravel().astype(np.int64))
+        present = np.flatnonzero(counts)
+        return Counter(dict(zip(present.tolist(), counts[present].tolist(), strict=True)))
     present, counts = np.unique(values, return_counts=True)
     return Counter(dict(zip(present.tolist(), counts.tolist(), strict=True)))
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kanscan.data.base import Case
-from kanscan.data.io import content_hash
+from kanscan.data.similarity import Signature, near_pairs, read_signature
 from kanscan.files import read_json, write_json
 from kanscan.registry import nearest, unknown
 
@@ -140,9 +140,10 @@ def make_split(
 
     Args:
         cases: Labelled cases.
-        kind: "group": no group (patient, video sequence, identical pictures) straddles two parts. "random": groups
-            ignored. "paper": the papers' random 80/20 split, whose validation part is also the one reported. "kfold":
-            group-aware, fold `fold` of `num_folds` is tested. "folders": as the layout says. "file": read from `file`.
+        kind: "group": no group (patient, video sequence, equal or look-alike pictures) straddles two parts. "random":
+            groups ignored. "paper": the papers' random 80/20 split, whose validation part is also the one reported.
+            "kfold": group-aware, fold `fold` of `num_folds` is tested. "folders": as the layout says. "file": read from
+            `file`.
         seed: Same seed and ids, same split. The papers use 2981, 6142 and 1187.
         test_fraction: Share of all cases for test (group, random).
         validation_fraction: Share of all cases for validation (all but paper and file).
@@ -194,7 +195,7 @@ def group_cases(cases: Sequence[Case], *, by_content: bool = True) -> dict[str, 
 
     Args:
         cases: Cases with their declared groups; a case without one is a group of its own.
-        by_content: Read the pictures, and join groups that share an identical one.
+        by_content: Read the pictures, and join groups that share an identical one or two that look the same.
 
     Returns:
         Group name -> ids, both in sorted order.
@@ -206,13 +207,18 @@ def group_cases(cases: Sequence[Case], *, by_content: bool = True) -> dict[str, 
             name = parent[name]
         return name
 
-    keys: dict[str, str] = {}
-    hashes = _hashes(cases) if by_content else [None] * len(cases)
-    for case, digest in zip(cases, hashes, strict=True):
-        for key in (f"group {case.group}" if case.group is not None else None, digest):
-            if key is not None:
-                first = root(keys.setdefault(key, case.id))
-                parent[root(case.id)] = first
+    def join(one: str, other: str) -> None:
+        parent[root(other)] = root(one)
+
+    first_with: dict[str, str] = {}
+    signatures = _signatures(cases) if by_content else []
+    for position, case in enumerate(cases):
+        keys = [f"group {case.group}"] if case.group is not None else []
+        keys += [signatures[position].digest] if by_content else []
+        for key in keys:
+            join(first_with.setdefault(key, case.id), case.id)
+    for i, j in near_pairs(signatures):
+        join(cases[i].id, cases[j].id)
     names = {case.id: case.group for case in cases}
     found: dict[str, list[str]] = {}
     for case in sorted(cases, key=lambda c: c.id):
@@ -220,10 +226,10 @@ def group_cases(cases: Sequence[Case], *, by_content: bool = True) -> dict[str, 
     return {names[members[0]] or members[0]: members for members in found.values()}
 
 
-def _hashes(cases: Sequence[Case]) -> list[str]:
+def _signatures(cases: Sequence[Case]) -> list[Signature]:
     # Decoding leaves Python's lock, so threads help.
     with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(lambda case: content_hash(case.images[0], frame=case.frame), cases))
+        return list(pool.map(lambda case: read_signature(case.images[0], frame=case.frame), cases))
 
 
 def describe_groups(groups: Mapping[str, Sequence[str]]) -> str:

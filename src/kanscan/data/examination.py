@@ -1,0 +1,115 @@
+"""What can be said of a case once its pixels were read; problems become sentences instead of exceptions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kanscan.data.base import Case, LabelMap
+from kanscan.data.io import check_pair, merge_labels, read_case_image, read_mode, read_stored_label
+from kanscan.data.label_values import value_counts
+from kanscan.data.similarity import Signature, near_pairs, sign
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """What reading a case showed.
+
+    Attributes:
+        id: The case.
+        size: (height, width) of the image, None if it could not be read.
+        image_mode: How the image file stores pixels, in words.
+        label_modes: The same for each label file.
+        is_grey: The image has no color, however it is stored.
+        signature: What it has in common with equal and similar pictures.
+        stored: Stored label value -> pixels.
+        class_pixels: Pixels of each class; empty if the label could not be read.
+        errors: What is wrong, one sentence each.
+    """
+
+    id: str
+    size: tuple[int, int] | None = None
+    image_mode: str = ""
+    label_modes: tuple[str, ...] = ()
+    is_grey: bool = False
+    signature: Signature | None = None
+    stored: Counter[int] = field(default_factory=Counter)
+    class_pixels: tuple[int, ...] = ()
+    errors: tuple[str, ...] = ()
+
+
+def examine(case: Case, label_map: LabelMap) -> CaseFacts:
+    """Read a case and say all that is wrong with it.
+
+    Args:
+        case: With or without labels.
+        label_map: How stored values become classes.
+    """
+    facts: dict[str, object] = {}
+    errors: list[str] = []
+    image: np.ndarray | None = None
+    try:
+        image = read_case_image(case)
+        facts["image_mode"] = read_mode(case.images[0], frame=case.frame)
+    except (OSError, ValueError) as error:
+        errors.append(str(error))
+    if image is not None:
+        facts |= _image_facts(image)
+    try:
+        if case.labels:
+            facts |= _label_facts(case, label_map, None if image is None else image.shape)
+    except (OSError, ValueError) as error:
+        errors.append(str(error))
+    return CaseFacts(case.id, errors=tuple(errors), **facts)  # type: ignore[arg-type]
+
+
+def _image_facts(image: np.ndarray) -> dict[str, object]:
+    is_grey = image.ndim == 2 or all((image[..., 0] == image[..., k]).all() for k in range(1, image.shape[-1]))
+    size = (int(image.shape[0]), int(image.shape[1]))
+    return {"size": size, "is_grey": is_grey, "signature": sign(image, size)}
+
+
+def _label_facts(case: Case, label_map: LabelMap, image_shape: tuple[int, ...] | None) -> dict[str, object]:
+    stored = [read_stored_label(path, frame=case.frame) for path in case.labels]
+    values: Counter[int] = Counter()
+    for one in stored:
+        values.update(value_counts(np.rint(one.max(axis=-1) if one.ndim == 3 else one).astype(np.int64)))
+    if image_shape is not None:
+        for path, one in zip(case.labels, stored, strict=True):
+            check_pair(case.images[0], image_shape, path, one.shape)
+    label = merge_labels(case, stored, label_map)
+    return {
+        "label_modes": tuple(read_mode(path, frame=case.frame) for path in case.labels),
+        "stored": values,
+        "class_pixels": tuple(np.bincount(label.ravel(), minlength=label_map.num_classes).tolist()),
+    }
+
+
+def find_duplicates(facts: Sequence[CaseFacts]) -> list[list[str]]:
+    """List the ids of cases that share one picture, pixel for pixel."""
+    by_digest: dict[str, list[str]] = {}
+    for one in facts:
+        if one.signature is not None:
+            by_digest.setdefault(one.signature.digest, []).append(one.id)
+    return [ids for ids in by_digest.values() if len(ids) > 1]
+
+
+def find_near_duplicates(facts: Sequence[CaseFacts], groups: Sequence[str | None]) -> list[tuple[str, str]]:
+    """List pairs of cases that look the same though their pixels differ, and that no declared group keeps together.
+
+    Args:
+        facts: Of all cases.
+        groups: Group of each case, or None.
+    """
+    known = [k for k, one in enumerate(facts) if one.signature is not None]
+    signatures = [one.signature for one in facts if one.signature is not None]
+    found = []
+    for first, second in near_pairs(signatures):
+        i, j = known[first], known[second]
+        together = groups[i] is not None and groups[i] == groups[j]
+        if signatures[first].digest != signatures[second].digest and not together:
+            found.append((facts[i].id, facts[j].id))
+    return found
