@@ -57,8 +57,8 @@ def draw(layer: KANLinear, path: Path) -> None:
     # A sum leaves open which curve holds the constant, so means are removed.
     figure = Figure(figsize=(8, 3), layout="constrained")
     for index, axes in enumerate(figure.subplots(1, 2)):
-        for curves, style, name in ((wanted, "0.7", "wanted"), (learned, "C0", "learned")):
-            axes.plot(x, curves[:, index] - curves[:, index].mean(), color=style, label=name)
+        for curves, color, width, name in ((wanted, "0.8", 5, "wanted"), (learned, "C0", 1.5, "learned")):
+            axes.plot(x, curves[:, index] - curves[:, index].mean(), color=color, linewidth=width, label=name)
         axes.set(xlabel=f"x{index}", title=f"edge from input {index}")
         axes.legend(frameon=False)
     figure.savefig(path, dpi=120)

@@ -1,0 +1,266 @@
+"""Draw the generated pages from the code: model tables, recipe keys, commands, layouts, papers.
+
+`python docs/draw.py` writes them, `python docs/draw.py --check` tells which are out of date.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import BaseModel
+
+from kanscan.cli import application
+from kanscan.commands.show import Listing, show
+from kanscan.config import Recipe
+from kanscan.data import READERS
+from kanscan.files import write_text
+from kanscan.papers import Paper, load_paper, paper_names
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTICE = "<!-- Drawn from the code by docs/draw.py; change the code and run `make docs`. -->\n"
+
+
+def pages() -> dict[Path, str]:
+    """Draw every generated page.
+
+    Returns:
+        Path relative to the repository -> content.
+    """
+    reference = Path("docs/reference")
+    drawn = {
+        reference / "models.md": models_page(),
+        reference / "recipe-keys.md": recipe_keys_page(),
+        reference / "commands.md": commands_page(),
+        reference / "layouts.md": layouts_page(),
+        reference / "recipes.md": recipes_page(),
+        Path("README.md"): between(ROOT / "README.md", "models", models_table()),
+    }
+    papers = {reference / "papers" / f"{name}.md": paper_page(load_paper(name)) for name in paper_names()}
+    return drawn | papers
+
+
+def between(path: Path, marker: str, content: str) -> str:
+    """Replace what stands between two markers of a page written by hand."""
+    start, end = f"<!-- {marker}: drawn by docs/draw.py -->\n", f"<!-- end of {marker} -->"
+    text = path.read_text(encoding="utf-8")
+    if start not in text or end not in text:
+        raise ValueError(f"{path} lacks the markers {start.strip()} and {end}")
+    head, rest = text.split(start, 1)
+    return head + start + "\n" + content + "\n" + end + rest.split(end, 1)[1]
+
+
+def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Draw a Markdown table; numbers are aligned to the right."""
+    columns, rows = list(columns), [list(row) for row in rows]
+    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
+    lines = [columns, ["---:" if r else "---" for r in right], *([cell(v) for v in row] for row in rows)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def cell(value: Any) -> str:
+    """Write one value so that it stays inside its cell."""
+    if value is None:
+        return "-"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    text = f"{value:,.2f}" if isinstance(value, float) else str(value)
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def listing_table(listing: Listing) -> str:
+    """Draw what `kanscan show` lists."""
+    return table(listing.columns, listing.rows)
+
+
+def page(title: str, *parts: str) -> str:
+    """Join the parts of a generated page."""
+    return "\n\n".join([NOTICE.strip(), f"# {title}", *(part.strip() for part in parts if part.strip())]) + "\n"
+
+
+def models_table() -> str:
+    """Draw the README's table: what can be trained, and what it costs."""
+    listing = show("models")
+    notes = "\n\n".join(note for note in listing.notes if note)
+    return listing_table(listing) + "\n" + notes + "\n"
+
+
+def models_page() -> str:
+    """Draw every preset of every model."""
+    listing = show("models")
+    parts = [models_table()]
+    for row in listing.rows:
+        one = show("model", str(row[0]))
+        constructor = one.notes[-1]
+        parts.append(f"## `{row[0]}`\n\n{listing_table(one)}\n\n```text\n{constructor.strip()}\n```")
+    return page("Models", "The rows are what `kanscan show models` and `kanscan show model NAME` print.", *parts)
+
+
+def field_comments(part: type[BaseModel]) -> dict[str, str]:
+    """Read the `#:` comments above the fields of a recipe's part."""
+    comments: dict[str, str] = {}
+    waiting: list[str] = []
+    for line in inspect.getsource(part).splitlines():
+        text = line.strip()
+        name = re.match(r"(\w+): ", text)
+        if text.startswith("#:"):
+            waiting.append(text.removeprefix("#:").strip())
+        elif name and name[1] in part.model_fields:
+            comments[name[1]] = " ".join(waiting)
+            waiting = []
+        else:
+            waiting = []
+    return comments
+
+
+def recipe_keys_page() -> str:
+    """Draw every key of a recipe with its type, default and meaning."""
+    top, parts = [], []
+    comments = field_comments(Recipe)
+    for name, info in Recipe.model_fields.items():
+        kind = info.annotation
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            top.append((f"`{name}`", f"`{type_name(kind)}`", f"`{info.default!r}`", comments.get(name, "")))
+            continue
+        inner = field_comments(kind)
+        rows = [
+            (f"`{name}.{key}`", f"`{type_name(f.annotation)}`", f"`{default(f)!r}`", inner.get(key, ""))
+            for key, f in kind.model_fields.items()
+        ]
+        columns = ("key", "type", "default", "meaning")
+        parts.append(f"## {name}\n\n{inspect.getdoc(kind)}\n\n{table(columns, rows)}")
+    intro = (
+        "A recipe is one YAML file. Keys that it leaves out have these defaults; unknown keys are refused. On the "
+        "command line every key is set as `key=value`, for example "
+        "`kanscan train ukan-busi data.root=BUSI optim.lr=3e-4`."
+    )
+    return page("Recipe keys", intro, table(("key", "type", "default", "meaning"), top), *parts)
+
+
+def default(info: Any) -> Any:
+    """Return a field's default value."""
+    return info.get_default(call_default_factory=True)
+
+
+def type_name(kind: Any) -> str:
+    """Write a type as a reader would."""
+    text = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
+    return re.sub(r"\b(typing|pathlib|collections\.abc)\.|\bNoneType\b", lambda m: "" if m[1] else "None", text)
+
+
+def commands_page() -> str:
+    """Draw every subcommand with its arguments and options."""
+    parts = []
+    program = typer.main.get_command(application())
+    for name, command in program.commands.items():  # type: ignore[attr-defined]
+        rows = [
+            (f"`{written(parameter)}`", cell_default(parameter), getattr(parameter, "help", "") or "")
+            for parameter in command.params
+            if parameter.name != "help"
+        ]
+        parts.append(f"## kanscan {name}\n\n{command.help}\n\n{table(('argument', 'default', 'meaning'), rows)}")
+    intro = (
+        "Each subcommand is the function of the same name in Python (`kanscan.train`, `kanscan.evaluate`, ...) with the "
+        "same arguments. Exit codes: 0 fine, 1 a failure of ours, 2 wrong usage or data, 130 interrupted."
+    )
+    return page("Commands", intro, *parts)
+
+
+def written(parameter: Any) -> str:
+    """Write an argument in capitals, an option with its dashes."""
+    if parameter.param_type_name == "argument":
+        return parameter.name.upper()
+    return ", ".join([*parameter.opts, *parameter.secondary_opts])
+
+
+def cell_default(parameter: Any) -> str:
+    """Write a default; required arguments and switches that are off have none."""
+    if parameter.required:
+        return "required"
+    return (
+        ""
+        if parameter.default in (None, False, "", (), []) or callable(parameter.default)
+        else f"`{parameter.default}`"
+    )
+
+
+def layouts_page() -> str:
+    """Draw the folder layouts that are read."""
+    parts = [listing_table(show("datasets"))]
+    for key, reader in READERS.items():
+        citation = f"\n\n{reader.citation}" if reader.citation else ""
+        parts.append(f"## `{key}`\n\n{reader.title}{citation}\n\n```text\n{inspect.cleandoc(reader.layout)}\n```")
+    intro = "`kanscan check FOLDER` says which of these a folder has; `data.reader` names one where it cannot be told."
+    return page("Folder layouts", intro, *parts)
+
+
+def recipes_page() -> str:
+    """Draw the recipes that come with the package."""
+    return page("Recipes", "Printed in full by `kanscan show recipe NAME`.", listing_table(show("recipes")))
+
+
+def paper_page(paper: Paper) -> str:
+    """Draw what a paper prints, where it and its code part, and what is built here."""
+    parts = [f"{paper.authors} ({paper.year}). [{paper.title}]({paper.url}).", paper.citation]
+    for title, settings in (
+        ("Settings as printed", paper.settings),
+        ("Settings as coded by the authors", paper.settings_as_coded),
+    ):
+        if settings:
+            parts.append(f"## {title}\n\n" + table(("setting", "value"), settings.items()))
+    if paper.readings:
+        rows = [(r.topic, r.paper, r.code, r.ours, f"`{r.option}`" if r.option else "") for r in paper.readings]
+        parts.append("## Readings\n\n" + table(("topic", "paper", "released code", "kanscan", "option"), rows))
+    if paper.equations:
+        rows = [(name, f"`{place}`") for name, place in paper.equations.items()]
+        parts.append("## Where the equations are\n\n" + table(("equation", "implemented by"), rows))
+    if paper.contradictions:
+        parts.append(
+            "## What contradicts itself\n\n" + "\n".join(f"- {' '.join(c.split())}" for c in paper.contradictions)
+        )
+    for name, printed in paper.tables.items():
+        parts.append(f"## {name}: {printed.caption}\n\n{printed_table(paper, name)}\n{printed.note}")
+    if paper.results:
+        rows = [(r.claim, r.recipe, r.state, r.ours, r.why) for r in paper.results]
+        parts.append("## How the claims stand\n\n" + table(("claim", "recipe", "state", "ours", "why"), rows))
+    return page(paper.own_method, *parts)
+
+
+def printed_table(paper: Paper, name: str) -> str:
+    """Draw one printed table with its units."""
+    printed = paper.tables[name]
+    metrics = list(dict.fromkeys(metric for row in printed.rows for metric in row.values))
+    columns = ("method", "setting", *(f"{m} ({printed.units[m]})" if m in printed.units else m for m in metrics))
+    rows = [(row.method, row.dataset, *(figure(row.values.get(m)) for m in metrics)) for row in printed.rows]
+    return table(columns, rows)
+
+
+def figure(value: Any) -> str:
+    """Write a printed number, with its deviation where it has one."""
+    if value is None:
+        return ""
+    return f"{value[0]:g} ± {value[1]:g}" if isinstance(value, tuple) else f"{value:g}"
+
+
+def main() -> int:
+    """Write the pages, or with `--check` list those that differ from what would be written."""
+    drawn = pages()
+    stale = [
+        path for path, text in drawn.items() if not (ROOT / path).is_file() or (ROOT / path).read_text("utf-8") != text
+    ]
+    if "--check" in sys.argv[1:]:
+        sys.stdout.write("".join(f"out of date: {path} (run `make docs`)\n" for path in stale))
+        return 1 if stale else 0
+    for path in stale:
+        write_text(ROOT / path, drawn[path])
+        sys.stdout.write(f"wrote {path}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
