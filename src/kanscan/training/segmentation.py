@@ -110,7 +110,7 @@ class SegmentationTask(LightningModule):
         loss = self.loss(logits, label)
         self._demand_finite(loss, batch, "validation")
         dice, iou = image_scores(logits, label)
-        self.sums["val"].add({"loss": loss.expand(len(label)), "dice": dice, "iou": iou})
+        self.sums["val"].add({"loss": loss.detach().expand(len(label)), "dice": dice, "iou": iou})
 
     def logits(self, image: Tensor) -> Tensor:
         """Return logits of the image's own size, whatever the network's stride."""

@@ -16,7 +16,7 @@ from kanscan.training.optim import make_optimizer
 from kanscan.training.progress import ProgressReport
 from kanscan.training.segmentation import SegmentationTask
 from kanscan.training.stopping import SignalStop
-from kanscan.training.trainer import fit, make_trainer
+from kanscan.training.trainer import fit, make_trainer, torch_settings_kept
 
 
 def train_task(
@@ -53,8 +53,8 @@ def train_task(
     """
     keeper = Keeper(files, select_by=select_by, patience=patience, time_budget_minutes=time_budget_minutes, about=about)
     stop = SignalStop()
-    engine = make_trainer(folder=folder, callbacks=[keeper, ProgressReport(keeper), stop], **trainer)
-    with stop.listening(), enough_memory():
+    with torch_settings_kept(), stop.listening(), enough_memory():
+        engine = make_trainer(folder=folder, callbacks=[keeper, ProgressReport(keeper), stop], **trainer)
         fit(engine, task, *loaders, state=files.state if files.state.is_file() else None)
     return keeper
 

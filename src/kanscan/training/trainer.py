@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -110,25 +110,32 @@ def check_state(state: dict[str, Any], task: nn.Module, path: Path) -> None:
 
 
 def fit(trainer: Trainer, task: Any, train: Any, validation: Any | None, *, state: Path | None = None) -> None:
-    """Train, from `state` if one is given, and leave torch's global switches as they were."""
-    enabled, warn_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    settings: Any = torch.utils.deterministic
-    filling = settings.fill_uninitialized_memory
-    # Every buffer is written before it is read; filling fresh memory first costs time and changes nothing.
-    settings.fill_uninitialized_memory = False
+    """Train, from `state` if one is given."""
     if state is not None:
         content = read_state(state)
         check_state(content, task, state)
         progress = trainer.fit_loop.epoch_progress.current
         progress.ready = progress.started = progress.processed = progress.completed = content["epoch"]
+    with quiet():
+        trainer.fit(task, train, validation, ckpt_path=None if state is None else str(state))
+
+
+@contextmanager
+def torch_settings_kept() -> Iterator[None]:
+    """Leave torch's global switches as they were; a trainer sets them when it is built."""
+    enabled, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    benchmark, settings = torch.backends.cudnn.benchmark, cast(Any, torch.utils.deterministic)
+    filling = settings.fill_uninitialized_memory
+    # Every buffer is written before it is read; filling fresh memory first costs time and changes nothing.
+    settings.fill_uninitialized_memory = False
     try:
-        with quiet():
-            trainer.fit(task, train, validation, ckpt_path=None if state is None else str(state))
+        yield
     finally:
         settings.fill_uninitialized_memory = filling
+        torch.backends.cudnn.benchmark = benchmark
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
 
 
