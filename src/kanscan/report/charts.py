@@ -51,7 +51,8 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """
     span = (high - low) or 1.0
     power = 10.0 ** math.floor(math.log10(span / most))
-    step = next(s * power for s in (1, 2, 5, 10) if span / (s * power) <= most - 0.99)
+    steps = (s * power for s in (1, 2, 5, 10, 20, 50))
+    step = next(s for s in steps if math.floor(span / s + 1e-9) < most)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
     return [round(n * step, 12) for n in range(first, last + 1)]

@@ -29,6 +29,8 @@ _PART_CAVEATS = {
     "validation": "these cases chose the epoch: the figures are optimistic",
 }
 
+_NAMELESS = ("folder", "paired", "prepared")
+
 
 class JudgedRun(Protocol):
     """What is asked of a run; `kanscan.run.Run` is one."""
@@ -139,8 +141,10 @@ def run_provenance(
     facts, recipe, split = run.facts, run.recipe, found.split
     epoch, selection = _selection(run, bool(split.validation))
     own_part = found.part != "all"
-    title = getattr(found.source.reader, "title", "") or found.source.root.name
-    data = title if own_part else f"{title} ({found.source.root.name})"
+    reader, folder = found.source.reader, found.source.root.resolve().name
+    # The readers for everybody's own folders have no data set's name to give.
+    title = folder if reader.key in _NAMELESS else reader.title
+    data = title if own_part or title == folder else f"{title} ({folder})"
     return Provenance(
         title=f"{recipe.name} on {data}",
         source=run.path.resolve().name,

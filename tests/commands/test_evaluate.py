@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from commands.made import make_data, make_run
+from kanscan.commands.evaluate import evaluate
+from kanscan.data.io import write_label
+from kanscan.report import Report
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    return make_run(tmp_path / "run", make_data(tmp_path / "data"), monkeypatch)
+
+
+def test_a_run_is_judged_on_its_test_part_and_the_report_lies_in_it(run):
+    report = evaluate(run.path, output=None)
+    assert report.num_cases == 8 and report.num_groups == 4
+    assert {case.id[:3] for case in report.cases} == {"p04", "p05", "p06", "p07"}
+    for name in ("report.json", "report.md", "report.html", "cases.csv"):
+        assert (run.path / name).stat().st_size > 0
+    # The figures are those of the moved masks, taken by hand.
+    image = np.asarray(Image.open(run.recipe.data.root / "images" / "p04_v0.png")).mean(-1) > 127.5
+    label = np.asarray(Image.open(run.recipe.data.root / "masks" / "p04_v0.png")) > 0
+    expected = 2 * (image & label).sum() / (image.sum() + label.sum())
+    assert report.cases[0].value("dice") == pytest.approx(expected)
+    assert 0.5 < report.mean("dice") < 1
+    row = report.row("dice")
+    assert row.low < row.mean < row.high and row.num_groups == 4
+    assert run.report["num_cases"] == 8
+
+
+def test_the_report_says_where_the_figures_come_from(run):
+    report = evaluate(run.path)
+    here = report.provenance
+    assert here.part == "test" and here.split_kind == "group" and here.split_groups == "by patient"
+    assert here.part_sizes == {"train": 6, "validation": 2, "test": 8}
+    assert here.epoch == 3 and "best Dice of the validation cases (0.830)" in here.selection
+    assert here.reference == "data" and here.num_parameters == 1
+    assert report.curves["val_dice"] == pytest.approx([0.5, 0.75, 1 - 0.5 / 3])
+    assert report.environment["device"] == "cpu" and report.environment["packages"]["torch"]
+    assert "8 cases of 4 groups only" in " ".join(here.caveats)
+
+
+@pytest.mark.parametrize(("subset", "said"), [("train", "were trained on"), ("validation", "chose the epoch")])
+def test_other_parts_say_so_and_leave_the_test_report_alone(run, subset, said):
+    evaluate(run.path)
+    before = run.report_path.read_bytes()
+    report = evaluate(run.path, subset=subset)
+    assert report.folder == run.path / f"evaluation-{subset}"
+    assert said in " ".join(report.provenance.caveats)
+    assert run.report_path.read_bytes() == before
+
+
+def test_the_papers_split_says_that_the_test_part_chose_the_epoch(run):
+    content = json.loads(run.split_path.read_text())
+    content["validation"] = content["test"]
+    run.split_path.write_text(json.dumps(content))
+    assert "also chose the epoch" in " ".join(evaluate(run.path).provenance.caveats)
+
+
+def test_moved_data(run, tmp_path):
+    shutil.move(tmp_path / "data", tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"if the data have moved: kanscan evaluate .* DATA"):
+        evaluate(run.path)
+    assert evaluate(run.path, tmp_path / "elsewhere").num_cases == 8
+
+
+def test_another_data_set(run, tmp_path):
+    other = make_data(tmp_path / "other", patients=3, views=1)
+    for folder in ("images", "masks"):
+        for path in (other / folder).iterdir():
+            path.rename(path.with_name(f"new-{path.name}"))
+    with pytest.raises(ValueError, match="--subset all"):
+        evaluate(run.path, other)
+    report = evaluate(run.path, other, subset="all")
+    assert report.num_cases == 3 and report.folder == run.path / "evaluation-all-other"
+    assert "another data set" in " ".join(report.provenance.caveats)
+    # The same names as in training are suspicious.
+    assert "6 of these 16 cases" in " ".join(evaluate(run.path, subset="all").provenance.caveats)
+
+
+def test_flips_and_output(run, tmp_path):
+    report = evaluate(run.path, flips=True, output=tmp_path / "out")
+    assert report.provenance.flips and (tmp_path / "out" / "report.html").is_file()
+    assert not run.report_path.exists()
+
+
+def test_a_fixed_size_pools_on_the_networks_grid(tmp_path, monkeypatch):
+    data = make_data(tmp_path / "data")
+    run = make_run(tmp_path / "run", data, monkeypatch, size=[32, 48])
+    report = evaluate(run.path)
+    assert "32 x 48 grid" in report.legacy_note
+    pooled = {(f.protocol, f.metric): f.value for f in report.legacy}
+    assert pooled["batch_pooled", "f1"] == pytest.approx(report.mean("dice"), abs=0.05)
+    assert pooled["batch_pooled", "f1"] != report.mean("dice")
+
+
+def test_bad_calls_are_one_sentence_and_write_nothing(run, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    for arguments, kind, said in [
+        ({"run": tmp_path / "none"}, FileNotFoundError, "nothing at"),
+        ({"run": tmp_path / "data"}, ValueError, "is not a run.*REFERENCES"),
+        ({"run": run.path, "subset": "tst"}, ValueError, "did you mean 'test'"),
+        ({"run": run.path, "output": file}, NotADirectoryError, "is a file, expected a folder"),
+    ]:
+        with pytest.raises(kind, match=said) as caught:
+            evaluate(**arguments)
+        assert "\n" not in str(caught.value)
+    assert not run.report_path.exists() and file.read_text() == ""
+
+
+def test_a_broken_test_image_is_named(run):
+    (run.recipe.data.root / "images" / "p05_v0.png").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match=r"p05_v0\.png"):
+        evaluate(run.path)
+    assert not run.report_path.exists()
+
+
+def masks(folder, values, count=4):
+    folder.mkdir()
+    for index in range(count):
+        label = np.zeros((30, 40), int)
+        label[5:15, 5 : 15 + index] = 1
+        if len(values) > 2:
+            label[20:28, 20:35] = 2
+        write_label(folder / f"case{index}.png", np.array(values)[label])
+    return folder
+
+
+def test_masks_against_masks_need_no_run(tmp_path):
+    ours, theirs = masks(tmp_path / "ours", [0, 1]), masks(tmp_path / "theirs", [0, 255])
+    report = evaluate(ours, theirs)
+    assert report.num_cases == 4 and report.mean("dice") == 1 and report.mean("hd95") == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ours", "theirs"]
+    written = evaluate(ours, theirs, output=tmp_path / "out")
+    assert len(written.pictures) == 3 and not written.provenance.has_images
+    assert Report.load(tmp_path / "out").mean("iou") == 1
+    single = evaluate(ours / "case1.png", theirs / "case0.png")
+    assert single.mean("dice") == pytest.approx(2 * 100 / (110 + 100))
+
+
+def test_several_classes_stored_alike_or_as_indices(tmp_path):
+    theirs = masks(tmp_path / "theirs", [0, 128, 255])
+    for name, values in (("same", [0, 128, 255]), ("indices", [0, 1, 2])):
+        report = evaluate(masks(tmp_path / name, values), theirs)
+        assert report.class_names == ["class 1", "class 2"] and report.mean("dice") == 1
+    assert "class indices" in " ".join(report.provenance.caveats)
+    with pytest.raises(ValueError, match=r"predictions hold the values 0, 7, 200, the references .*128"):
+        evaluate(masks(tmp_path / "odd", [0, 7, 200]), theirs)
+    with pytest.raises(ValueError, match="the references above the middle"):
+        evaluate(masks(tmp_path / "three", [0, 1, 2]), masks(tmp_path / "two", [0, 255]))
+
+
+def test_a_missing_prediction_is_an_error_a_superfluous_one_a_note(tmp_path):
+    ours, theirs = masks(tmp_path / "ours", [0, 255], 3), masks(tmp_path / "theirs", [0, 255], 4)
+    with pytest.raises(ValueError, match=r"1 references have no prediction.*case3\.png.*flatter"):
+        evaluate(ours, theirs)
+    assert "1 predictions have no reference" in " ".join(evaluate(theirs, ours).provenance.caveats)
+
+
+def test_masks_of_other_sizes_are_named(tmp_path):
+    ours, theirs = masks(tmp_path / "ours", [0, 255]), masks(tmp_path / "theirs", [0, 255])
+    write_label(ours / "case2.png", np.eye(9, dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"case2\.png"):
+        evaluate(ours, theirs)
+
+
+def test_cases_csv_has_a_row_a_case(run):
+    report = evaluate(run.path)
+    with (run.path / "cases.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8
+    assert float(rows[0]["dice"]) == pytest.approx(report.cases[0].value("dice"), rel=1e-5)
+    assert rows[0]["group"] == "p04" and rows[0]["size"] == "45x70"
