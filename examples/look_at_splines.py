@@ -3,7 +3,7 @@
 A layer with two inputs and one output learns y = sin(3 x0) + x1^2 from samples. Since a curve on each input is all that
 this takes, one layer suffices, and its two curves can be looked at. Writes splines.png.
 
-    python examples/look_at_splines.py [FOLDER]
+Run it: python examples/look_at_splines.py [FOLDER]
 """
 
 from __future__ import annotations

@@ -21,3 +21,29 @@ def test_a_layer_finds_both_curves(tmp_path: Path, capsys: pytest.CaptureFixture
     assert load("look_at_splines").main(tmp_path) < 0.02
     assert (tmp_path / "splines.png").stat().st_size > 10_000
     assert "differ by at most" in capsys.readouterr().out
+
+
+def test_from_a_folder_to_label_maps(tmp_path: Path, capsys: pytest.CaptureFixture):
+    from PIL import Image
+
+    from kanscan.data.synthetic import write_ultrasound
+
+    root = write_ultrasound(tmp_path / "data", 20, image_size=(64, 48))
+    quick = ("model.options.channels=[8, 8, 8]", "data.image_size=[32, 32]")
+    load("train_on_your_folder").main(root, tmp_path / "run", epochs=1, overrides=quick)
+    said = capsys.readouterr().out
+    assert "95 % interval" in said
+    assert "20 label maps" in said
+    with Image.open(tmp_path / "run" / "predictions" / "patient001_view1.png") as label:
+        assert label.size == (48, 64)
+
+
+def test_a_network_and_a_data_set_from_outside(tmp_path: Path):
+    from kanscan import MODELS, READERS
+
+    example = load("your_own_model_and_dataset")
+    try:
+        assert 0 <= example.main(tmp_path, epochs=2) <= 1
+        assert (tmp_path / "run" / "report.html").is_file()
+    finally:
+        del MODELS["pocket_kan"], READERS["clinic"]
