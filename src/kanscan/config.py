@@ -189,7 +189,12 @@ def load_recipe(source: str | Path = "", overrides: Sequence[str] | Mapping[str,
         raise ValueError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{where} must hold keys and values, got a {type(content).__name__}")
-    for key, value in parse_overrides(overrides).items():
+    changes = parse_overrides(overrides)
+    model = content.get("model", {})
+    if isinstance(model, dict) and changes.get("model.name", model.get("name")) != model.get("name"):
+        # Preset, options and weights belong to the network they were written for.
+        content["model"] = {}
+    for key, value in changes.items():
         _assign(content, key, value)
     return check_recipe(content, where)
 
