@@ -9,7 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from kanscan.models.all_ukan import AllUKAN
 from kanscan.models.base import Network
+from kanscan.models.baselines import UNETR, DynUNet, SegResNet, SwinUNETR
 from kanscan.models.km_unet import KMUNet
 from kanscan.models.lkm_unet import LKMUNet
 from kanscan.models.released import load_into
@@ -28,6 +30,7 @@ MODELS: Registry[type[Network]] = Registry(
     {
         "ukan": UKAN,
         "ukan_diffusion": UKANDiffusion,
+        "all_ukan": AllUKAN,
         "km_unet": KMUNet,
         "vmkla_unet": VMKLAUNet,
         "vm_unet": VMUNet,
@@ -38,6 +41,10 @@ MODELS: Registry[type[Network]] = Registry(
         "unet": UNet,
         "attention_unet": AttentionUNet,
         "unet_plus_plus": UNetPlusPlus,
+        "segresnet": SegResNet,
+        "unetr": UNETR,
+        "swin_unetr": SwinUNETR,
+        "dynunet": DynUNet,
     },
 )
 
