@@ -11,11 +11,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from kanscan.files import atomic
 
-#: Colors of classes 1, 2, ...: Okabe and Ito's set, distinct for every kind of color vision, without its yellow.
+#: Colors of classes 1, 2, ...: Okabe and Ito's set, distinct for every kind of color vision, without its yellow. Green
+#: comes first: it stands out on red mucosa, on pink and violet stains and on grey.
 CLASS_COLORS = (
-    (86, 180, 233),
-    (230, 159, 0),
     (0, 158, 115),
+    (230, 159, 0),
+    (86, 180, 233),
     (204, 121, 167),
     (213, 94, 0),
     (0, 114, 178),
@@ -81,8 +82,8 @@ def overlay(image: np.ndarray, label: np.ndarray, *, reference: np.ndarray | Non
     for what, other in (("label", label), ("reference", reference)):
         if other is not None and other.shape != picture.shape[:2]:
             raise ValueError(f"the {what} has size {other.shape}, the image {picture.shape[:2]}; they must agree")
-    # About one pixel once the picture is shrunk to a thumbnail of 250.
-    width = max(1, round(min(label.shape) / 250))
+    # More than one pixel once the picture is shrunk to a thumbnail.
+    width = max(1, round(max(label.shape) / 150))
     for index in np.unique(label[label > 0]):
         mask = label == index
         color = np.array(class_color(int(index)), dtype=np.float32)
@@ -116,18 +117,22 @@ def contact_sheet(
     font = ImageFont.load_default(13)
     gap, line = 6, 18 if captions else 0
     columns = max(1, min(columns, len(tiles)))
-    rows = -(-len(tiles) // columns)
-    size = (columns * (tile_size + gap) + gap, rows * (tile_size + line + gap) + gap)
+    pictures = [_fitted(Image.fromarray(to_rgb(tile)), tile_size) for tile in tiles]
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
+    # Each row is as high as its highest picture: wide ones leave no empty bands.
+    heights = [max(picture.height for picture in row) for row in rows]
+    size = (columns * (tile_size + gap) + gap, sum(heights) + len(rows) * (line + gap) + gap)
     sheet = Image.new("RGB", size, (24, 24, 24))
     draw = ImageDraw.Draw(sheet)
-    for position, tile in enumerate(tiles):
-        left = gap + (position % columns) * (tile_size + gap)
-        top = gap + (position // columns) * (tile_size + line + gap)
-        picture = _fitted(Image.fromarray(to_rgb(tile)), tile_size)
-        sheet.paste(picture, (left + (tile_size - picture.width) // 2, top + (tile_size - picture.height) // 2))
-        if position < len(captions):
-            text = _shortened(captions[position], font, tile_size)
-            draw.text((left, top + tile_size + 2), text, fill=(235, 235, 235), font=font)
+    top = gap
+    for number, (row, height) in enumerate(zip(rows, heights, strict=True)):
+        for column, picture in enumerate(row):
+            left, position = gap + column * (tile_size + gap), number * columns + column
+            sheet.paste(picture, (left + (tile_size - picture.width) // 2, top + (height - picture.height) // 2))
+            if position < len(captions):
+                text = _shortened(captions[position], font, tile_size)
+                draw.text((left, top + height + 2), text, fill=(235, 235, 235), font=font)
+        top += height + line + gap
     return np.asarray(sheet)
 
 

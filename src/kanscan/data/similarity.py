@@ -14,7 +14,7 @@ from kanscan.data.io import read_reduced
 
 _SIDE = 24
 #: Correlation of thumbnails above which two pictures are taken for the same scene. Measured: in CVC-ClinicDB all 63
-#: such pairs of its 612 frames lie inside a video sequence; BUSI has 103 among 647 images, repeated scans of one lesion.
+#: such pairs of its 612 frames lie inside a video sequence; BUSI has 103 among 647 images, repeated scans of a lesion.
 NEAR = 0.99
 #: Beyond this many pictures the table of all pairs would take more than 300 MiB.
 _MOST_COMPARED = 8000

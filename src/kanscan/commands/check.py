@@ -1,0 +1,380 @@
+"""`check`: what is in a data folder, and what is wrong with it, before anything is trained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kanscan.data.base import Case, DatasetReader
+    from kanscan.data.examination import CaseFacts
+
+#: Pictures on the contact sheet.
+_NUM_TILES = 24
+#: Sentences of one kind that the terminal shows; JSON holds all.
+_MOST_SHOWN = 12
+#: More classes than this, told from the values alone, may be object numbers.
+_MOST_CLASSES = 5
+
+
+@dataclass(frozen=True)
+class ClassFacts:
+    """A class over the whole data set.
+
+    Attributes:
+        name: The class.
+        fraction: Share of all labelled pixels, 0..1.
+        num_cases: Cases in which it occurs.
+    """
+
+    name: str
+    fraction: float
+    num_cases: int
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found in a data folder.
+
+    Attributes:
+        data: The folder.
+        reader: Key of the layout.
+        title: The layout in words.
+        num_cases: Cases found.
+        num_labelled: Those with label files.
+        channels: Channels a network is best given.
+        sizes: "width x height" -> cases, the most frequent first.
+        image_modes: How image files store pixels -> files.
+        num_grey: Images without color, however they are stored.
+        label_modes: How label files store pixels -> files.
+        label_rule: How stored label values become classes.
+        label_values: Stored label value -> share of all pixels.
+        classes: Frequency of each class.
+        num_empty: Labelled cases that are all background.
+        num_groups: Declared groups (patients, video sequences); None if there are none.
+        subsets: Subset that the layout assigns -> cases.
+        duplicates: Ids of cases that share one picture, a list each.
+        near_duplicates: Pairs of ids that look the same and are in no declared group together.
+        errors: What must be mended, one sentence each.
+        warnings: What should be known before results are believed.
+        notes: What the reader decided.
+        sheet: The contact sheet, None if none was drawn.
+    """
+
+    data: str
+    reader: str
+    title: str
+    num_cases: int
+    num_labelled: int
+    channels: int
+    sizes: dict[str, int]
+    image_modes: dict[str, int]
+    num_grey: int
+    label_modes: dict[str, int]
+    label_rule: str
+    label_values: dict[int, float]
+    classes: tuple[ClassFacts, ...]
+    num_empty: int
+    num_groups: int | None
+    subsets: dict[str, int]
+    duplicates: list[list[str]]
+    near_duplicates: list[tuple[str, str]]
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    sheet: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    def __rich__(self) -> Any:
+        """Draw what was found for a terminal."""
+        from rich import box
+        from rich.console import Group
+        from rich.markup import escape
+        from rich.table import Table
+
+        facts = Table(title=f"{self.data}", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+        facts.add_column("fact")
+        facts.add_column("value", overflow="fold")
+        for name, value in self._lines():
+            facts.add_row(name, escape(value))
+        classes = Table(box=box.SIMPLE_HEAD)
+        classes.add_column("class")
+        classes.add_column("pixels", justify="right")
+        classes.add_column("cases", justify="right")
+        for one in self.classes:
+            classes.add_row(escape(one.name), f"{100 * one.fraction:.2f} %", str(one.num_cases))
+        parts: list[Any] = [facts, *([classes] if self.classes else [])]
+        for kind, style, sentences in (
+            ("error", "red", self.errors),
+            ("warning", "yellow", self.warnings),
+            ("note", "dim", self.notes),
+        ):
+            parts += [f"[{style}]{kind}[/{style}]: {escape(sentence)}" for sentence in sentences[:_MOST_SHOWN]]
+            if len(sentences) > _MOST_SHOWN:
+                parts.append(f"... and {len(sentences) - _MOST_SHOWN} more {kind}s (--json lists all)")
+        verdict = f"{len(self.errors)} thing{'s' * (len(self.errors) > 1)} to mend" if self.errors else "ready to train"
+        sheet = f", contact sheet: {escape(self.sheet)}" if self.sheet else ""
+        return Group(*parts, f"[bold]{verdict}[/bold]{sheet}")
+
+    def _lines(self) -> list[tuple[str, str]]:
+        groups = f"{self.num_groups}" if self.num_groups else "none known"
+        lines = [
+            ("layout", f"{self.title} (reader {self.reader})"),
+            ("cases", f"{self.num_cases}, {self.num_labelled} with labels"),
+            ("sizes", _sizes_text(self.sizes)),
+            ("image files", f"{_most_frequent(self.image_modes)}; {self.num_grey} without color"),
+            ("label files", _most_frequent(self.label_modes)),
+            ("label values", _values_text(self.label_values)),
+            ("classes", self.label_rule),
+            ("empty labels", str(self.num_empty)),
+            ("groups", groups),
+        ]
+        return lines + ([("subsets", _most_frequent(self.subsets))] if self.subsets else [])
+
+
+def check(
+    data: Path,
+    options: list[str] | None = None,
+    *,
+    reader: str = "auto",
+    output: Path | None = None,
+    sheet: bool = True,
+    json: bool = False,
+) -> Checked:
+    """Read a data folder before any training and say what is in it and what is wrong with it.
+
+    Every file is read once. Nothing is ever written into the folder.
+
+    Args:
+        data: Folder of the data set.
+        options: Options of the reader as key=value, for example normal=true, labels=nonzero.
+        reader: Layout of the folder, one of `kanscan show datasets`; auto recognizes it.
+        output: PNG file for the contact sheet, or a folder for it; by default check-NAME.png in the current folder.
+        sheet: Draw a contact sheet with the labels over the images.
+        json: Print JSON.
+
+    Returns:
+        What was found; `errors` lists what must be mended.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: The layout is not known, an option is wrong, or the contact sheet would lie in the data folder.
+
+    Example:
+        >>> import tempfile
+        >>> from kanscan.data.synthetic import write_ultrasound
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = check(write_ultrasound(f"{folder}/us", 4, image_size=(32, 32)), sheet=False)
+        >>> found.num_cases, found.errors
+        (4, ())
+    """
+    from kanscan.config import parse_overrides
+    from kanscan.data import make_reader
+
+    data = Path(data)
+    target, target_note = _sheet_target(data, output) if sheet else (None, "")
+    opened = make_reader(reader, data, **parse_overrides(options or ()))
+    survey = opened.survey(data)
+    facts = _examine(survey.cases, opened)
+    errors = [*survey.problems, *(sentence for one in facts for sentence in one.errors)]
+    unlabelled = [case.id for case in survey.cases if not case.labels]
+    if len(unlabelled) == len(survey.cases):
+        errors.append(f"none of the {len(survey.cases)} images has a mask; expected {opened.expected}")
+    drawn = _draw_sheet(survey.cases, facts, opened, target) if target else None
+    return Checked(
+        data=str(data),
+        reader=opened.key,
+        title=opened.title,
+        num_cases=len(survey.cases),
+        num_labelled=len(survey.cases) - len(unlabelled),
+        channels=opened.channels,
+        errors=tuple(dict.fromkeys(errors)),
+        warnings=tuple(_warnings(survey.cases, facts, opened)),
+        notes=(*survey.notes, *_notes(survey.cases, facts, opened), *([target_note] if target_note else [])),
+        sheet=str(drawn) if drawn else None,
+        **_tables(survey.cases, facts, opened),
+    )
+
+
+def _examine(cases: Sequence[Case], reader: DatasetReader) -> list[CaseFacts]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from kanscan.data.examination import examine
+
+    # Decoding leaves Python's lock, so threads help.
+    with ThreadPoolExecutor(4) as pool:
+        return list(_watched(pool.map(lambda case: examine(case, reader.label_map), cases), len(cases)))
+
+
+def _watched(items: Iterable[Any], total: int) -> Iterable[Any]:
+    """Show a progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(items, "reading", total, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _tables(cases: Sequence[Case], facts: Sequence[CaseFacts], reader: DatasetReader) -> dict[str, Any]:
+    from kanscan.data.examination import find_duplicates, find_near_duplicates
+    from kanscan.data.label_values import values_text
+
+    groups = [case.group for case in cases]
+    declared = {group for group in groups if group is not None}
+    values: Counter[int] = Counter()
+    for one in facts:
+        values.update(one.stored)
+    total = max(sum(values.values()), 1)
+    judged = [one for one in facts if one.class_pixels]
+    return {
+        "sizes": _counted(f"{one.size[1]} x {one.size[0]}" for one in facts if one.size),
+        "image_modes": _counted(one.image_mode for one in facts if one.image_mode),
+        "num_grey": sum(one.is_grey for one in facts),
+        "label_modes": _counted(mode for one in facts for mode in one.label_modes),
+        "label_rule": values_text(reader.label_map),
+        "label_values": {value: values[value] / total for value in sorted(values)},
+        "classes": _class_facts(judged, reader.label_map.names),
+        "num_empty": sum(not any(one.class_pixels[1:]) for one in judged),
+        "num_groups": len(declared) or None,
+        "subsets": _counted(case.subset for case in cases if case.subset),
+        "duplicates": find_duplicates(facts),
+        "near_duplicates": find_near_duplicates(facts, groups),
+    }
+
+
+def _class_facts(facts: Sequence[CaseFacts], names: Sequence[str]) -> tuple[ClassFacts, ...]:
+    total = max(sum(sum(one.class_pixels) for one in facts), 1)
+    return tuple(
+        ClassFacts(
+            name,
+            sum(one.class_pixels[index] for one in facts) / total,
+            sum(one.class_pixels[index] > 0 for one in facts),
+        )
+        for index, name in enumerate(names)
+    )
+
+
+def _warnings(cases: Sequence[Case], facts: Sequence[CaseFacts], reader: DatasetReader) -> list[str]:
+    from kanscan.data.examination import find_duplicates, find_near_duplicates
+
+    subsets = {case.id: case.subset or "" for case in cases}
+    found: list[str] = []
+    for ids in find_duplicates(facts):
+        where = sorted({subsets[i] for i in ids})
+        leak = f", in different subsets ({' and '.join(where)}): the test set is not independent"
+        found.append(
+            f"{', '.join(ids)} are the same picture"
+            + (leak if len(where) > 1 else "; the default split keeps them together")
+        )
+    near = find_near_duplicates(facts, [case.group for case in cases])
+    if near:
+        crossing = sum(subsets[one] != subsets[other] for one, other in near)
+        found.append(
+            f"{len(near)} pairs of pictures look the same though their pixels differ, first {near[0][0]} and "
+            f"{near[0][1]}; the default split keeps them together, a random one does not"
+            + (f", and the folders set {crossing} of them apart" if crossing else "")
+        )
+    return found + _label_warnings([one for one in facts if one.class_pixels], reader)
+
+
+def _label_warnings(judged: Sequence[CaseFacts], reader: DatasetReader) -> list[str]:
+    if not judged:
+        return []
+    names, label_map = reader.label_map.names, reader.label_map
+    if not any(any(one.class_pixels[1:]) for one in judged):
+        return ["every mask is empty; look at the label values, and name them with the reader option labels"]
+    found = [
+        f"the class {one.name!r} occurs in no case" for one in _class_facts(judged, names)[1:] if not one.num_cases
+    ]
+    if label_map.rule == "values" and label_map.num_classes > _MOST_CLASSES and names[1] == "class 1":
+        found.append(
+            f"{label_map.num_classes} classes were told from the label values; if these number objects, set the reader "
+            "option labels=nonzero"
+        )
+    return found
+
+
+def _notes(cases: Sequence[Case], facts: Sequence[CaseFacts], reader: DatasetReader) -> list[str]:
+    notes = []
+    judged = [one for one in facts if one.class_pixels]
+    blurred = sum(bool(set(one.stored) - {0, 255}) and max(one.stored) > 1 for one in judged)
+    if reader.label_map.rule == "threshold" and blurred:
+        notes.append(
+            f"{blurred} of {len(judged)} cases have masks with values besides 0 and 255 (blurred or re-encoded); they "
+            "are cut at the middle"
+        )
+    if not any(case.group is not None for case in cases):
+        notes.append("no groups are known: pictures of one patient or video may lie in different parts of a split")
+    return notes
+
+
+def _sheet_target(data: Path, output: Path | None) -> tuple[Path | None, str]:
+    """Choose where the contact sheet goes, never into the data folder."""
+    root = data.resolve()
+    if output is None:
+        target = Path.cwd() / f"check-{root.name or 'data'}.png"
+        if target.is_relative_to(root):
+            return (
+                None,
+                "no contact sheet: the current folder lies in the data folder; name a place with --output",
+            )
+        return target, ""
+    output = Path(output)
+    target = output if output.suffix.lower() == ".png" else output / "contact_sheet.png"
+    if target.resolve().is_relative_to(root):
+        raise ValueError(f"the contact sheet would be written to {target}, into the data folder; choose another place")
+    if target.is_dir():
+        raise ValueError(f"cannot write the contact sheet to {target}: it is a folder")
+    return target, ""
+
+
+def _draw_sheet(cases: Sequence[Case], facts: Sequence[CaseFacts], reader: DatasetReader, target: Path) -> Path | None:
+    from kanscan.data.io import read_pair
+    from kanscan.drawing import contact_sheet, overlay, save_png
+
+    good = [case for case, one in zip(cases, facts, strict=True) if one.class_pixels and not one.errors]
+    if not good:
+        return None
+    chosen = [good[k] for k in _evenly(len(good), _NUM_TILES)]
+    tiles, captions = [], []
+    for case in chosen:
+        image, label = read_pair(case, reader.label_map)
+        tiles.append(overlay(image, label))
+        captions.append(f"{case.id}  {image.shape[1]} x {image.shape[0]}")
+    return save_png(target, contact_sheet(tiles, captions, columns=6))
+
+
+def _evenly(count: int, wanted: int) -> list[int]:
+    return sorted({round(k * (count - 1) / max(wanted - 1, 1)) for k in range(min(count, wanted))}) if count else []
+
+
+def _counted(items: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(items).most_common())
+
+
+def _most_frequent(counts: dict[str, int], most: int = 5) -> str:
+    parts = [f"{name}: {count}" if len(counts) > 1 else name for name, count in list(counts.items())[:most]]
+    return ", ".join(parts + ([f"{len(counts) - most} more"] if len(counts) > most else [])) or "none"
+
+
+def _sizes_text(sizes: dict[str, int]) -> str:
+    if len(sizes) <= 3:
+        return f"{_most_frequent(sizes)} (width x height)"
+    widths, heights = zip(*(map(int, size.split(" x ")) for size in sizes), strict=True)
+    often, count = next(iter(sizes.items()))
+    return (
+        f"{len(sizes)} different, {min(widths)}..{max(widths)} x {min(heights)}..{max(heights)} (width x height), "
+        f"most often {often} ({count})"
+    )
+
+
+def _values_text(values: dict[int, float], most: int = 8) -> str:
+    shown = sorted(sorted(values, key=lambda v: -values[v])[:most])
+    parts = [f"{value} ({100 * values[value]:.2g} %)" for value in shown]
+    return ", ".join(parts + ([f"{len(values) - most} more"] if len(values) > most else [])) or "none"
