@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -39,12 +40,12 @@ def make_data(root: Path, *, patients: int = 8, views: int = 2, shift: int = 4) 
             for folder in ("images", "masks"):
                 (root / folder).mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(root / "images" / name)
-            Image.fromarray(np.roll(label, shift + patient, axis=1) * np.uint8(255)).save(root / "masks" / name)
+            Image.fromarray(np.roll(label, shift + patient % 4, axis=1) * np.uint8(255)).save(root / "masks" / name)
     return root
 
 
 def make_run(
-    path: Path, data: Path, monkeypatch, *, shift: float = 0.0, seed: int = 1, size: list[int] | None = None
+    path: Path, data: Path, monkeypatch, *, shift: float = 0.0, seed: int = 1, size: Any = None, flips: bool = False
 ) -> Run:
     """Write a finished run of the ready-made network: the last four patients are its test part."""
     monkeypatch.setitem(MODELS, "brightness", Brightness)
@@ -64,6 +65,7 @@ def make_run(
                 "normalization": "unit",
             },
             "trainer": {"epochs": 3},
+            "evaluation": {"flips": flips},
         }
     )
     reader = make_reader("folder", data, **options)

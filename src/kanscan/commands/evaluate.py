@@ -213,8 +213,8 @@ def _judge_masks(pair: tuple[Case, Case], prediction_map: LabelMap, label_map: L
 
 def _mask_provenance(predictions: Path, references: Path, notes: Sequence[str]) -> Any:
     from datetime import UTC, datetime
+    from importlib.metadata import version
 
-    from kanscan import __version__
     from kanscan.report import Provenance
 
     unknown = "no groups (patients, sequences) are known: cases count as independent, the intervals may be too narrow"
@@ -224,6 +224,6 @@ def _mask_provenance(predictions: Path, references: Path, notes: Sequence[str]) 
         reference=references.resolve().name,
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         has_images=False,
-        versions={"kanscan": __version__},
+        versions={"kanscan": version("kanscan")},
         caveats=[*notes, unknown],
     )

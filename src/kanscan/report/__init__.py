@@ -1,6 +1,7 @@
 """Report: a row a case, means with intervals, where it came from, what the paper says; JSON first, all else drawn."""
 
 from kanscan.report.assemble import Judged, assemble, judge
+from kanscan.report.comparison import Comparison, compare_reports
 from kanscan.report.judgment import report_run, run_provenance
 from kanscan.report.pictures import draw_case, worth_a_look
 from kanscan.report.printed import add_printed
@@ -10,12 +11,14 @@ from kanscan.report.write import draw_again, write_report
 __all__ = [
     "ALL_CLASSES",
     "CaseScores",
+    "Comparison",
     "Judged",
     "Picture",
     "Provenance",
     "Report",
     "add_printed",
     "assemble",
+    "compare_reports",
     "draw_again",
     "draw_case",
     "judge",

@@ -39,7 +39,7 @@ def printed_figures(report: Report, claims: Sequence[Claim]) -> list[PrintedFigu
     """Put ours beside every printed score; printed costs (parameters, operations) are not scores and left out."""
     figures = []
     for claim in claims:
-        metric = _SAME.get(claim.metric.lower(), claim.metric.lower())
+        metric = printed_metric(claim)
         if metric not in {row.metric for row in report.summary}:
             continue
         factor = 100.0 if "percent" in claim.unit else 1.0
@@ -60,6 +60,12 @@ def printed_figures(report: Report, claims: Sequence[Claim]) -> list[PrintedFigu
             )
         )
     return figures
+
+
+def printed_metric(claim: Claim) -> str:
+    """Return our name of a claim's metric."""
+    name = claim.metric.lower()
+    return _SAME.get(name, name)
 
 
 def _pooled(report: Report, paper: str, metric: str) -> float | None:

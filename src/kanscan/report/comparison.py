@@ -1,0 +1,387 @@
+"""Several reports and the papers' numbers in one table, and whether the differences are more than chance."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import yaml
+
+from kanscan.metrics import METRICS, PairedDifference, Summary, adjust_p_values, paired_difference
+from kanscan.papers import Claim
+from kanscan.report.numerals import NONE, number, span, title
+from kanscan.report.printed import POOLING, printed_metric
+from kanscan.report.schema import Report
+
+#: Mean and the ends of its interval, where it has one.
+Score = tuple[float, float | None, float | None]
+#: Metrics of the table beside the one that is compared.
+SHOWN = ("dice", "iou", "hd95", "nsd")
+_PROTOCOLS = {"batch_pooled": ("iou", "f1"), "pixel_pooled": ("iou", "dice")}
+_PROTOCOL_WORDS = {"batch_pooled": "pooled by batch", "pixel_pooled": "pooled by pixel"}
+#: Keys of a recipe in which repeated runs may differ.
+_REPEATED = (("seed",), ("name",), ("split", "seed"), ("split", "fold"), ("data", "root"), ("trainer", "device"))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: Of the run, or where it was printed.
+        kind: "run", "mean of runs" or "paper".
+        model: Network.
+        num_parameters: Its parameters, where known.
+        data: Data set and part.
+        num_cases: Cases, where known.
+        scores: Metric -> (mean, low, high); of a mean of runs (mean, None, None).
+        spread: Metric -> standard deviation over runs, or the printed one.
+        pooled: "protocol metric" -> value, as the papers pool.
+    """
+
+    name: str
+    kind: str
+    model: str
+    num_parameters: int | None
+    data: str
+    num_cases: int | None
+    scores: dict[str, Score]
+    spread: dict[str, float]
+    pooled: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """One report against the first, on the cases both have.
+
+    Attributes:
+        name: The other report.
+        first: The first report.
+        metric: What is compared.
+        num_cases: Cases compared.
+        difference: Other minus first, mean over the cases; None: they cannot be compared.
+        low: Lower end of the 95 % interval.
+        high: Upper end.
+        p_value: Adjusted for the number of comparisons (false discovery rate); None with fewer than six groups.
+        verdict: In words.
+    """
+
+    name: str
+    first: str
+    metric: str
+    num_cases: int
+    difference: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The table, the paired comparisons and what must be known."""
+
+    metric: str
+    rows: tuple[Row, ...]
+    paired: tuple[Paired, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    @property
+    def columns(self) -> list[str]:
+        """Heads of `cells`."""
+        return ["", "Network", "Parameters", "Data", "Cases", *map(title, self._metrics()), *self._pooled_titles()]
+
+    def _metrics(self) -> list[str]:
+        wanted = dict.fromkeys([*SHOWN, self.metric])
+        return [metric for metric in wanted if any(metric in row.scores for row in self.rows)]
+
+    def _pooled_keys(self) -> list[str]:
+        return list(dict.fromkeys(key for row in self.rows for key in row.pooled))
+
+    def _pooled_titles(self) -> list[str]:
+        pairs = (key.split(" ") for key in self._pooled_keys())
+        return [f"{title(metric)}, {_PROTOCOL_WORDS[protocol]}" for protocol, metric in pairs]
+
+    def cells(self) -> list[list[str]]:
+        """Write the table as text."""
+        return [
+            [
+                row.name,
+                row.model,
+                NONE if row.num_parameters is None else f"{row.num_parameters:,}",
+                row.data,
+                NONE if row.num_cases is None else f"{row.num_cases:,}",
+                *(_score(row, metric) for metric in self._metrics()),
+                *(number(row.pooled.get(key), "dice") + _sd(row, key, "dice") for key in self._pooled_keys()),
+            ]
+            for row in self.rows
+        ]
+
+    def paired_cells(self) -> list[list[str]]:
+        """Write the paired comparisons as text, under `PAIRED_COLUMNS`."""
+        return [
+            [
+                f"{p.name} minus {p.first}",
+                f"{p.num_cases:,}",
+                number(p.difference, p.metric),
+                span(p.low, p.high, p.metric),
+                NONE if p.p_value is None else f"{p.p_value:.3g}",
+                p.verdict,
+            ]
+            for p in self.paired
+        ]
+
+    def markdown(self) -> str:
+        """Write everything as Markdown."""
+        parts = [_markdown_table(self.columns, self.cells(), first_number=4)]
+        if self.paired:
+            head = f"{title(self.metric)}, case by case"
+            parts += [f"## {head}", _markdown_table(PAIRED_COLUMNS, self.paired_cells(), first_number=1, last=5)]
+        if self.notes:
+            parts.append("\n".join(f"- {note}" for note in self.notes))
+        return "\n\n".join(parts) + "\n"
+
+    def csv(self) -> str:
+        """Write the table as CSV: plain numbers, a column each for mean, ends of the interval and deviation."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        metrics, pooled = self._metrics(), self._pooled_keys()
+        parts = [f"{metric}{part}" for metric in metrics for part in ("", "_low", "_high", "_sd")]
+        facts = ["name", "kind", "model", "num_parameters", "data", "num_cases"]
+        writer.writerow([*facts, *parts, *(key.replace(" ", "_") for key in pooled)])
+        for row in self.rows:
+            line: list[Any] = [row.name, row.kind, row.model, row.num_parameters, row.data, row.num_cases]
+            for metric in metrics:
+                line += [*row.scores.get(metric, (None, None, None)), row.spread.get(metric)]
+            writer.writerow(["" if v is None else v for v in [*line, *(row.pooled.get(key) for key in pooled)]])
+        return text.getvalue()
+
+    def __rich__(self) -> Any:
+        """Draw both tables for a terminal."""
+        from rich import box
+        from rich.console import Group
+        from rich.markup import escape
+        from rich.table import Table
+
+        tables = [("Comparison", self.columns, self.cells(), 4)]
+        if self.paired:
+            tables.append((f"{title(self.metric)}, case by case", list(PAIRED_COLUMNS), self.paired_cells(), 1))
+        drawn: list[Any] = []
+        for name, columns, rows, first_number in tables:
+            table = Table(title=name, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+            for index, column in enumerate(columns):
+                right = index == 2 or index >= first_number
+                words = column == PAIRED_COLUMNS[-1]
+                table.add_column(column, justify="right" if right and not words else "left", overflow="fold")
+            for row in rows:
+                # Intervals on a line of their own keep the table narrow.
+                table.add_row(*(escape(cell.replace(" (", "\n(")) for cell in row))
+            drawn.append(table)
+        return Group(*drawn, *(escape(f"note: {note}") for note in self.notes))
+
+
+PAIRED_COLUMNS = ("Difference", "Cases", "Mean", "95 % CI", "Adjusted p", "In words")
+
+
+def compare_reports(reports: dict[str, Report], claims: Sequence[Claim] = (), metric: str = "dice") -> Comparison:
+    """Put reports and printed numbers into one table, and compare each report with the first, case by case.
+
+    Args:
+        reports: Name -> report; the first is what the others are compared with.
+        claims: Printed numbers to show beside those the reports quote themselves.
+        metric: A key of `METRICS`; of the only class, or the mean over the classes.
+    """
+    rows = [_run_row(name, report) for name, report in reports.items()]
+    rows += _means_of_runs(reports)
+    rows += _paper_rows(reports, claims)
+    protocols = {key.split(" ")[0] for row in rows if row.kind == "paper" for key in row.pooled} or {"batch_pooled"}
+    rows = [
+        Row(**vars(row) | {"pooled": {k: v for k, v in row.pooled.items() if k.split(" ")[0] in protocols}})
+        for row in rows
+    ]
+    paired, notes = _paired(reports, metric)
+    if any(row.kind == "paper" for row in rows):
+        notes.append(
+            "printed numbers were pooled by their authors' code, on another split and often on the cases that chose "
+            "the epoch; compare them with the pooled columns only, and with caution"
+        )
+    return Comparison(metric, tuple(rows), tuple(paired), tuple(notes))
+
+
+def _score(row: Row, metric: str) -> str:
+    if metric not in row.scores:
+        return NONE
+    mean, low, high = row.scores[metric]
+    text = number(mean, metric) + _sd(row, metric, metric)
+    return text if low is None or high is None else f"{text} ({span(low, high, metric)})"
+
+
+def _sd(row: Row, key: str, metric: str) -> str:
+    return f" ± {number(row.spread[key], metric)}" if key in row.spread else ""
+
+
+def _run_row(name: str, report: Report) -> Row:
+    here = report.provenance
+    scores = {metric: (row.mean, row.low, row.high) for metric in METRICS if (row := report.row(metric)) is not None}
+    values: dict[str, list[float]] = {}
+    for figure in report.legacy:
+        if figure.metric in _PROTOCOLS[figure.protocol]:
+            values.setdefault(f"{figure.protocol} {figure.metric}", []).append(figure.value)
+    pooled = {key: statistics.fmean(found) for key, found in values.items()}
+    part = f", {here.part}" if here.part else ""
+    return Row(
+        name, "run", here.model, here.num_parameters, here.reference + part, report.num_cases, scores, {}, pooled
+    )
+
+
+def _means_of_runs(reports: dict[str, Report]) -> list[Row]:
+    """Average runs that differ in seed, split or fold alone, as papers print them."""
+    families: dict[str, list[str]] = {}
+    for name, report in reports.items():
+        if report.recipe_yaml:
+            families.setdefault(f"{report.provenance.part} {_without_repeats(report.recipe_yaml)}", []).append(name)
+    rows = []
+    for names in families.values():
+        if len(names) < 2:
+            continue
+        members = [_run_row(name, reports[name]) for name in names]
+        first = members[0]
+        scores: dict[str, Score] = {}
+        spread: dict[str, float] = {}
+        for metric in first.scores:
+            values = [row.scores[metric][0] for row in members if metric in row.scores]
+            scores[metric] = (statistics.fmean(values), None, None)
+            if len(values) > 1:
+                spread[metric] = statistics.stdev(values)
+        pooled = {key: [row.pooled[key] for row in members if key in row.pooled] for key in first.pooled}
+        spread |= {key: statistics.stdev(values) for key, values in pooled.items() if len(values) > 1}
+        title_ = f"mean ± sd of {len(names)} runs: {', '.join(names)}"
+        means = {key: statistics.fmean(values) for key, values in pooled.items()}
+        rows.append(
+            Row(title_, "mean of runs", first.model, first.num_parameters, first.data, None, scores, spread, means)
+        )
+    return rows
+
+
+def _without_repeats(recipe_yaml: str) -> str:
+    content = yaml.safe_load(recipe_yaml)
+    for path in _REPEATED:
+        part = content
+        for key in path[:-1]:
+            part = part.get(key, {})
+        part.pop(path[-1], None)
+    return json.dumps(content, sort_keys=True)
+
+
+def _paper_rows(reports: dict[str, Report], claims: Sequence[Claim]) -> list[Row]:
+    """Gather printed scores, each row of a printed table once."""
+    found: dict[tuple[str, str, str, str], dict[str, tuple[float, float | None]]] = {}
+
+    def add(paper: str, table: str, dataset: str, method: str, metric: str, value: float, sd: float | None) -> None:
+        found.setdefault((paper, table, dataset, method), {})[metric] = (value, sd)
+
+    for report in reports.values():
+        for f in report.printed:
+            factor = 0.01 if "percent" in f.unit else 1.0
+            sd = None if f.printed_sd is None else f.printed_sd * factor
+            add(f.paper, f.table, f.dataset, f.method, f.metric, f.printed * factor, sd)
+    for claim in claims:
+        metric = printed_metric(claim)
+        if metric in METRICS:
+            factor = 0.01 if "percent" in claim.unit else 1.0
+            sd = None if claim.sd is None else claim.sd * factor
+            add(claim.paper, claim.table, claim.dataset, claim.method, metric, claim.value * factor, sd)
+    rows = []
+    for (paper, table, dataset, method), values in found.items():
+        protocol = POOLING.get(paper)
+        scores: dict[str, Score] = {}
+        spread: dict[str, float] = {}
+        pooled: dict[str, float] = {}
+        for metric, (value, sd) in values.items():
+            legacy = "f1" if (protocol, metric) == ("batch_pooled", "dice") else metric
+            if protocol is not None and legacy in _PROTOCOLS[protocol]:
+                key = f"{protocol} {legacy}"
+                pooled[key] = value
+            else:
+                key = metric
+                scores[metric] = (value, None, None)
+            if sd is not None:
+                spread[key] = sd
+        rows.append(Row(f"printed: {paper}, {table}", "paper", method, None, dataset, None, scores, spread, pooled))
+    return rows
+
+
+def _paired(reports: dict[str, Report], metric: str) -> tuple[list[Paired], list[str]]:
+    names = list(reports)
+    first, notes, results = names[0], [], []
+    found: dict[str, tuple[PairedDifference, int]] = {}
+    for name in names[1:]:
+        why, both = _agreeing(reports[first], reports[name])
+        if why:
+            notes.append(f"{name} and {first}: {why}")
+        if len(both) < 2:
+            continue
+        ours, theirs = ([case.value(metric) for case in cases] for cases in zip(*both, strict=True))
+        difference = paired_difference(theirs, ours, [case.group for case, _ in both])
+        if difference is not None:
+            found[name] = (difference, len(both))
+    adjusted = adjust_p_values({name: d.p_value for name, (d, _) in found.items() if d.p_value is not None})
+    for name in names[1:]:
+        if name not in found:
+            words = "cannot be compared case by case"
+            results.append(Paired(name, first, metric, 0, None, None, None, None, words))
+            continue
+        difference, _ = found[name]
+        s = difference.difference
+        words = _verdict(s, adjusted.get(name), metric)
+        results.append(Paired(name, first, metric, s.num_cases, s.mean, s.low, s.high, adjusted.get(name), words))
+    return results, notes
+
+
+def _agreeing(first: Report, other: Report) -> tuple[str, list[tuple[Any, Any]]]:
+    """Pair the cases that have the same name, size and reference; say what does not agree."""
+    if first.class_names != other.class_names:
+        return f"other classes ({', '.join(other.class_names)}; {', '.join(first.class_names)})", []
+    if first.unit != other.unit:
+        return f"other units ({other.unit}; {first.unit})", []
+    theirs = {case.id: case for case in other.cases}
+    common = [(case, theirs[case.id]) for case in first.cases if case.id in theirs]
+    same = [(a, b) for a, b in common if a.reference_pixels == b.reference_pixels and a.size == b.size]
+    if not common:
+        return "they were judged on other cases, so their means cannot be compared directly", []
+    parts = []
+    if len(common) < max(len(first.cases), len(other.cases)):
+        parts.append(f"{len(common)} cases in common of {len(other.cases)} and {len(first.cases)}")
+    if len(same) < len(common):
+        parts.append(f"{len(common) - len(same)} cases of one name have different references and are left out")
+    return "; ".join(parts), same
+
+
+def _verdict(difference: Summary, p_value: float | None, metric: str) -> str:
+    if difference.low is None or difference.high is None:
+        return "too few groups to tell"
+    if difference.low <= 0 <= difference.high:
+        return "no evidence of a difference"
+    better = METRICS[metric].better
+    if better == "zero":
+        word = "larger" if difference.mean > 0 else "smaller"
+    else:
+        word = "better" if (difference.mean > 0) == (better == "higher") else "worse"
+    if p_value is None:
+        return f"{word} by the interval, too few groups for a test"
+    return word if p_value < 0.05 else f"perhaps {word}: the interval says so, the test does not"
+
+
+def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], first_number: int, last: int = 99) -> str:
+    rules = ["---:" if first_number <= index < last else "---" for index in range(len(columns))]
+    lines = [columns, rules, *([cell.replace("|", r"\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
