@@ -351,7 +351,8 @@ def _draw_sheet(cases: Sequence[Case], facts: Sequence[CaseFacts], reader: Datas
 
 
 def _evenly(count: int, wanted: int) -> list[int]:
-    return sorted({round(k * (count - 1) / max(wanted - 1, 1)) for k in range(min(count, wanted))}) if count else []
+    wanted = min(count, wanted)
+    return [round(k * (count - 1) / max(wanted - 1, 1)) for k in range(wanted)]
 
 
 def _counted(items: Iterable[str]) -> dict[str, int]:

@@ -15,8 +15,9 @@ from kanscan.files import atomic
 #: File endings that are taken for pictures.
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm", ".npy"})
 _TIFF = frozenset({".tif", ".tiff"})
-#: A mask whose largest value lies between this noise (seen around re-encoded masks) and the threshold is no 0/255 mask.
-_MASK_NOISE = 16
+#: Re-encoding (JPEG) and resizing move label values by up to this much. A mask whose largest value lies between it and
+#: the threshold is no 0/255 mask.
+LABEL_NOISE = 16
 _CHANNEL_WORDS = {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGBA"}
 _MODE_WORDS = {
     "1": "1-bit",
@@ -160,7 +161,7 @@ def apply_label_map(stored: np.ndarray, label_map: LabelMap, path: str | Path = 
     if highest <= 1:
         return (grey > 0.5).astype(np.uint8)
     threshold = 127 if highest <= 255 else 32767
-    if _MASK_NOISE < highest <= threshold:
+    if LABEL_NOISE < highest <= threshold:
         raise ValueError(
             f"{path} holds label values up to {highest:g}, outside the map (0/1 or 0/255 with a threshold at 127); "
             "name the values with the reader option labels"
@@ -177,7 +178,9 @@ def _by_values(stored: np.ndarray, label_map: LabelMap, path: str | Path) -> np.
     distance = np.abs(present[:, None].astype(np.float64) - keys[None, :])
     nearest = distance.argmin(axis=1)
     outside = distance[np.arange(len(present)), nearest] > 0
-    if outside.any() and not label_map.snap:
+    if label_map.snap:
+        outside &= (present < listed[0] - LABEL_NOISE) | (present > listed[-1] + LABEL_NOISE)
+    if outside.any():
         shown = ", ".join(f"{v:g}" for v in present[outside][:5])
         raise ValueError(
             f"{path} holds label value{'s' if outside.sum() > 1 else ''} {shown}, outside the map "

@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 
 from kanscan.data.base import Case, LabelMap
-from kanscan.data.io import read_stored_label
+from kanscan.data.io import LABEL_NOISE, read_stored_label
 
 #: Largest value that is taken for a class index as it stands.
 _LARGEST_INDEX = 31
-#: Re-encoding (JPEG) and resizing move values by up to this much.
-_DIRT = 16
 _MOST_CLASSES = 32
 
 
@@ -102,7 +100,7 @@ def infer_label_map(found: LabelValues, where: str = "the masks") -> LabelMap:
             f"{found.num_color} of {where} are color pictures with several colors; store one class index a pixel, or "
             "take any color as foreground with the reader option labels=nonzero"
         )
-    binary = all(v <= _DIRT or v >= 255 - _DIRT for v in values) and max(values, default=0) <= 255
+    binary = all(v <= LABEL_NOISE or v >= 255 - LABEL_NOISE for v in values) and max(values, default=0) <= 255
     if not values or values[-1] <= 1 or (values[-1] > _LARGEST_INDEX and binary):
         return LabelMap()
     if values[-1] <= _LARGEST_INDEX:
@@ -122,7 +120,7 @@ def _areas(found: LabelValues) -> list[int]:
     """Values that fill areas, each standing for its close neighbors."""
     kept: list[int] = []
     for value, _ in sorted((found.inside or found.pixels).items(), key=lambda item: (-item[1], item[0])):
-        if all(abs(value - other) > _DIRT for other in kept):
+        if all(abs(value - other) > LABEL_NOISE for other in kept):
             kept.append(value)
     return sorted(kept)
 
@@ -155,7 +153,10 @@ def label_map_from_option(labels: Any, found: LabelValues | None = None) -> Labe
         names = tuple(dict.fromkeys(stored[value] for value in sorted(stored)))
         if len(names) < 2:
             raise ValueError(f"labels must name at least 2 classes, background included, got {dict(labels)!r}")
-        return LabelMap(names, "values", {value: names.index(name) for value, name in stored.items()}, snap=True)
+        gaps = np.diff(sorted(stored))
+        # Far apart, a value in between is a blurred border; side by side it would be a mistake.
+        far_apart = bool(gaps.min() > 2 * LABEL_NOISE)
+        return LabelMap(names, "values", {value: names.index(name) for value, name in stored.items()}, snap=far_apart)
     if isinstance(labels, list | tuple) and len(labels) >= 2 and found is not None:
         inferred = infer_label_map(found)
         if inferred.num_classes != len(labels):
