@@ -84,7 +84,7 @@ def line_chart(
         return ""
     low, high = y_range or (min(0.0, *known), max(known) * 1.05 or 1.0)
     frame = _Frame((min(steps), max(steps)), (low, high))
-    parts = [_axes(frame, ticks(*frame.x_range), ticks(low, high, 5), x_label)]
+    parts = [_axes(frame, ticks(*frame.x_range), ticks(low, high), x_label)]
     if mark is not None:
         parts.append(_mark(frame, mark, mark_label))
     for line in series:

@@ -129,15 +129,17 @@ def _pictures(report: Report, folder: Path) -> str:
         f'<span class="key" style="background: rgb{class_color(index)}"></span>{escape(name)}'
         for index, name in enumerate(report.class_names, start=1)
     )
-    panels = ("image", "prediction; outline of the reference in yellow", "reference")
-    named = panels if report.provenance.has_images else panels[1:]
-    heads = f'<div class="panels">{"".join(f"<span>{text}</span>" for text in named)}</div>'
-    parts = [f'<h2>Cases worth a look</h2>\n<p class="small">Best, median and worst by Dice.{keys}</p>']
+    panels = "the image, the prediction with the outline of the reference in yellow, the reference"
+    named = panels if report.provenance.has_images else panels.removeprefix("the image, ")
+    parts = [
+        f'<h2>Cases worth a look</h2>\n<p class="small">Best, median and worst by Dice. Left to right: {named}.</p>'
+        f'<p class="small keys">{keys}</p>'
+    ]
     for kind in ("best", "median", "worst"):
         shown = [picture for picture in report.pictures if picture.kind == kind]
         if shown:
             figures = "".join(_picture(picture, report, folder) for picture in shown)
-            parts.append(f'<h3>{kind.capitalize()}</h3>\n{heads}<div class="cases">{figures}</div>')
+            parts.append(f'<h3>{kind.capitalize()}</h3>\n<div class="cases">{figures}</div>')
     return "\n".join(parts)
 
 

@@ -33,6 +33,8 @@ def worth_a_look(cases: Sequence[CaseScores], *, each: int = 3, metric: str = "d
         Best first, worst last; among equals the order of the names decides.
     """
     ranked = sorted((c for c in cases if not math.isnan(c.value(metric))), key=lambda c: (-c.value(metric), c.id))
+    if not ranked:
+        return []
     each = max(1, min(each, len(ranked) // 3))
     middle = (len(ranked) - each) // 2
     # The worst are chosen first: of a single case that is what a reader should see.

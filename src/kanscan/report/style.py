@@ -56,14 +56,11 @@ table.sortable th[aria-sort=descending]::after { content: " ▾"; }
 figure { margin: 0; }
 figcaption { margin-top: .35rem; }
 .cases { display: grid; gap: 1.6rem; }
-.cases img { width: 100%; height: auto; display: block; }
+.cases img { max-width: 100%; height: auto; display: block; }
 .cases figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem; margin: 0 0 .35rem; }
 .cases figcaption b { color: var(--ink); }
-.panels {
-  display: grid; grid-auto-flow: column; grid-auto-columns: 1fr; gap: 8px;
-  font-size: .82rem; color: var(--soft); margin-bottom: .8rem;
-}
-.key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin: 0 .3em 0 .9em; }
+.key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin: 0 .4em 0 1.1em; }
+.keys .key:first-child { margin-left: 0; }
 details { margin: 1rem 0; }
 summary { cursor: pointer; color: var(--c1); }
 pre { background: var(--tint); padding: 1rem 1.2rem; overflow-x: auto; font-size: .8rem; line-height: 1.5; }
