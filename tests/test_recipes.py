@@ -1,0 +1,75 @@
+"""Every recipe of the package: built without memory, and stepped once."""
+
+import pytest
+import torch
+
+from kanscan.build import build_model, build_task, check_names, network_options
+from kanscan.config import Recipe, load_recipe, recipe_names
+from kanscan.papers import find_claims
+
+
+def without_weights(recipe: Recipe):
+    num_classes = 3 if recipe.loss.name == "ce_dice" else 2
+    options = network_options(recipe, 3, num_classes)
+    with torch.device("meta"):
+        return build_model(recipe, options)
+
+
+def first_of_each_network() -> list:
+    """Name one recipe for every network and preset; the fast run steps those of U-KAN."""
+    first: dict[str, str] = {}
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        first.setdefault(repr((recipe.model, recipe.loss.deep_supervision)), name)
+    slow = pytest.mark.slow
+    return [pytest.param(name, marks=() if name.startswith("ukan") else slow) for name in first.values()]
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_name_in_a_recipe_is_known(name):
+    check_names(load_recipe(name, {"trainer.device": "cpu", "trainer.precision": "float32"}))
+
+
+@pytest.mark.parametrize("name", first_of_each_network())
+def test_a_recipe_is_built_and_stepped_once(name):
+    """Shapes run through the whole step at the recipe's own sizes; no number is computed."""
+    recipe = load_recipe(name)
+    model = without_weights(recipe)
+    task = build_task(recipe, model).train()
+    optimizer = task.configure_optimizers()["optimizer"]
+    image = torch.empty(2, model.in_channels, *recipe.data.image_size, device="meta")
+    label = torch.empty(2, *recipe.data.image_size, dtype=torch.long, device="meta")
+    task.loss(task.logits(image), label).backward()
+    optimizer.step()
+    assert optimizer.state
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert trained == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_printed_figures_a_recipe_claims_exist(name):
+    claims = find_claims(load_recipe(name).claims)
+    assert len(claims) >= len(load_recipe(name).claims)
+
+
+def test_printed_and_coded_settings_differ_where_the_paper_and_its_code_do():
+    printed, coded = load_recipe("ukan-busi"), load_recipe("ukan-busi-release")
+    assert (printed.optim.kan_lr, coded.optim.kan_lr) == (None, 1e-2)
+    assert (printed.data.normalization, coded.data.normalization) == ("imagenet", "release")
+    assert printed.split.kind == coded.split.kind == "paper"
+    assert load_recipe("ukan-glas").data.image_size == (512, 512)
+
+
+def test_the_default_size_of_each_paper_network():
+    counts = {name: sum(p.numel() for p in without_weights(load_recipe(name)).parameters()) for name in PRINTED}
+    assert counts == PRINTED
+
+
+#: Parameters of the networks that the papers train, as counted in the released code.
+PRINTED = {
+    "ukan-busi": 6_356_689,
+    "ukan-cvc-release": 6_356_689,
+    "ukan-quick": 1_848_633,
+    "km_unet-busi-release": 7_002_778,
+    "vm_unet-isic2017-release": 27_427_561,
+}
