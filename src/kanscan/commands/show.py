@@ -215,9 +215,13 @@ def _paper(name: str) -> Listing:
 def _backends() -> Listing:
     import torch
 
-    from kanscan.ops import implementations
+    from kanscan.ops import absences, implementations, native
 
     rows = [(op, ", ".join(names), names[0]) for op, names in implementations().items()]
     cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
-    notes = (f"torch {torch.__version__}, {torch.get_num_threads()} threads, CUDA device: {cuda}",)
+    kernels = f", compiled kernels for {native.INSTRUCTION_SET}" if native.INSTRUCTION_SET else ""
+    notes = (
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, CUDA device: {cuda}{kernels}",
+        *(f"{name} is absent: {reason}" for name, reason in absences().items()),
+    )
     return Listing("Implementations of the ops", ("op", "here", "auto takes"), rows, notes)

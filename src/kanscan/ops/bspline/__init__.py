@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from kanscan.ops.backend import choose
-from kanscan.ops.bspline import reference, vectorized
+from kanscan.ops.bspline import cpu, reference, vectorized
 from kanscan.ops.bspline.reference import knots
 
 __all__ = ["bspline_basis", "fit_coefficients", "kan_linear", "knots"]
 
-_BASIS = {"torch": vectorized.basis, "reference": reference.bspline_basis}
-_LINEAR = {"torch": vectorized.kan_linear, "reference": reference.kan_linear}
+_BASIS: dict[str, Callable[..., Tensor]] = {"torch": vectorized.basis, "reference": reference.bspline_basis}
+_LINEAR: dict[str, Callable[..., Tensor]] = {
+    "cpu": cpu.kan_linear,
+    "torch": vectorized.kan_linear,
+    "reference": reference.kan_linear,
+}
 IMPLEMENTATIONS = {"bspline_basis": _BASIS, "kan_linear": _LINEAR}
 
 
@@ -74,13 +80,13 @@ def kan_linear(
         grid_size: As in `bspline_basis`.
         spline_order: As in `bspline_basis`.
         grid_range: As in `bspline_basis`.
-        backend: "auto", "torch" or "reference".
+        backend: "auto", "cpu" (compiled kernel), "torch" or "reference".
 
     Returns:
         Outputs. Bases are formed in float32 at least; under autocast the product runs in the autocast dtype.
 
     Raises:
-        ValueError: Shapes do not fit together, the grid is not legal or the backend unknown.
+        ValueError: Shapes do not fit together, the grid is not legal, or the backend is unknown or cannot serve.
     """
     check_grid(grid_size, spline_order, grid_range)
     outputs, inputs = base_weight.shape
@@ -90,7 +96,7 @@ def kan_linear(
             f"kan_linear: inputs {tuple(x.shape)} and spline_weight {tuple(spline_weight.shape)} do not fit "
             f"base_weight {tuple(base_weight.shape)}; expected (..., {inputs}) and {expected}"
         )
-    implementation = choose("kan_linear", _LINEAR, backend)
+    implementation = choose("kan_linear", _LINEAR, backend, {"cpu": cpu.refusal(x, base_weight, spline_order)})
     return implementation(
         x,
         base_weight,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, overload
 
@@ -17,7 +18,11 @@ __all__ = ["DISCRETIZATIONS", "selective_scan", "without_autocast"]
 #: How the input enters a step: `delta * B * u`, or its exact integral for an input held constant over the step.
 DISCRETIZATIONS = ("euler", "zoh")
 
-_SCAN = {"torch": chunked.selective_scan, "reference": reference.selective_scan}
+_SCAN: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "torch": chunked.selective_scan,
+    "reference": reference.selective_scan,
+}
+IMPLEMENTATIONS = {"selective_scan": _SCAN}
 
 Matrix = Float[Tensor, "e n"] | Float[Tensor, "b n l"] | Float[Tensor, "b g n l"]
 

@@ -1,0 +1,111 @@
+"""The compiled kernels: where they are, why they are absent, how they are called.
+
+They are one shared library with a C interface, built when the package is installed and loaded on first use. It is
+compiled for several instruction sets; the best that this processor has is taken. `KANSCAN_KERNELS=none` in the
+environment leaves it unloaded, `base`, `avx2` or `avx512` asks for one instruction set.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LIBRARY = Path(__file__).with_name("_native.so")
+INSTRUCTION_SETS = ("base", "avx2", "avx512")
+VARIABLE = "KANSCAN_KERNELS"
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(LIBRARY))
+    entry = _team_of_torch()
+    if entry is not None:
+        library.kanscan_use_team(entry)
+    return library
+
+
+def _team_of_torch() -> ctypes.c_void_p | None:
+    """Find the entry into the OpenMP runtime that torch has loaded, so that the kernels run on torch's own threads.
+
+    A second runtime would bring a second set of threads, which wait in a busy loop while the others work. Where none is
+    found the kernels start threads of their own.
+    """
+    try:
+        mapped = Path("/proc/self/maps").read_text()
+    except OSError:
+        return None
+    files = {line.split(maxsplit=5)[5] for line in mapped.splitlines() if line.count("/")}
+    runtimes = [f for f in files if any(name in Path(f).name for name in ("libgomp", "libiomp5", "libomp"))]
+    home = str(Path(torch.__file__).parent.parent)
+    for runtime in sorted(runtimes, key=lambda f: not f.startswith(home)):
+        try:
+            return ctypes.cast(ctypes.CDLL(runtime).GOMP_parallel, ctypes.c_void_p)
+        except (OSError, AttributeError):
+            continue
+    return None
+
+
+def usable_instruction_sets() -> list[str]:
+    """List the instruction sets that are compiled in and that this processor has, best last; none without a library."""
+    if not LIBRARY.is_file():
+        return []
+    try:
+        library = _library()
+    except OSError:
+        return []
+    best = library.kanscan_instruction_set()
+    return [name for name in INSTRUCTION_SETS[: best + 1] if hasattr(library, f"kanscan_kan_forward_{name}")]
+
+
+def _absence(wanted: str) -> str | None:
+    if wanted == "none":
+        return f"the environment says {VARIABLE}=none"
+    if not LIBRARY.is_file():
+        return "they were not built when kanscan was installed; with GCC or Clang at hand, install it again"
+    here = usable_instruction_sets()
+    if not here:
+        return f"the library {LIBRARY.name} cannot be loaded on this system; install kanscan again"
+    if wanted and wanted not in here:
+        return f"the environment says {VARIABLE}={wanted}, but here are {', '.join(here)}"
+    return None
+
+
+# Settled at import, not on first use: a graph that is being traced can read a constant but not look for a file.
+#: Why the compiled kernels cannot be used here, or None if they can.
+ABSENCE = _absence(os.environ.get(VARIABLE, ""))
+#: The instruction set that is used; empty where the kernels are absent.
+INSTRUCTION_SET = "" if ABSENCE else os.environ.get(VARIABLE) or usable_instruction_sets()[-1]
+
+_CONVERTERS: dict[type, Callable[[Any], Any]] = {
+    int: ctypes.c_int64,
+    bool: ctypes.c_int64,
+    float: ctypes.c_float,
+    type(None): lambda _: None,
+}
+
+
+def call(name: str, *arguments: Tensor | int | float | None) -> None:
+    """Run a kernel in the chosen instruction set.
+
+    Args:
+        name: Its name without the instruction set, such as "kan_forward".
+        arguments: In the order of the C interface. Tensors are passed as the address of their first element, None as
+            a null pointer, integers as 64 bits, numbers as float32. The number of threads, a last 64-bit integer, is
+            appended: it follows torch.
+    """
+    function = getattr(_library(), f"kanscan_{name}_{INSTRUCTION_SET}")
+    function.restype = None
+    function(*map(_convert, arguments), ctypes.c_int64(torch.get_num_threads()))
+
+
+def _convert(argument: Tensor | int | float | None) -> Any:
+    if isinstance(argument, Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    return _CONVERTERS[type(argument)](argument)

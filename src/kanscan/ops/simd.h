@@ -1,0 +1,110 @@
+// Vectors of float as wide as the instruction set this file is compiled for, written in the vector extension that GCC
+// and Clang share: one source serves SSE2, AVX2, AVX-512 and NEON. Every kernel file is compiled once for each set, and
+// KANSCAN_NAME appends the set's name to what it exports; which of them runs is decided when the library is loaded.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#ifndef KANSCAN_ISA
+#define KANSCAN_ISA base
+#endif
+#define KANSCAN_JOIN(a, b) a##_##b
+#define KANSCAN_EXPAND(a, b) KANSCAN_JOIN(a, b)
+#define KANSCAN_NAME(name) KANSCAN_EXPAND(name, KANSCAN_ISA)
+#define KANSCAN_EXPORT extern "C" __attribute__((visibility("default")))
+
+// Nothing here has a name that two instruction sets could share: the linker would keep only one of the copies.
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+
+typedef float Vector __attribute__((vector_size(LANES * 4)));
+typedef int32_t Integers __attribute__((vector_size(LANES * 4)));
+typedef float Unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t UnalignedIntegers __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+inline Vector load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
+inline void store(float* p, Vector v) { *reinterpret_cast<Unaligned*>(p) = v; }
+inline void store(int32_t* p, Integers v) { *reinterpret_cast<UnalignedIntegers*>(p) = v; }
+inline Vector all(float x) { return x - Vector{}; }
+inline Integers as_integers(Vector v) { return reinterpret_cast<Integers>(v); }
+inline Vector as_floats(Integers v) { return reinterpret_cast<Vector>(v); }
+inline Vector magnitude(Vector v) { return as_floats(as_integers(v) & 0x7fffffff); }
+
+// The first operand where the comparison holds, the second otherwise and for NaN: in this order NaN passes through.
+inline Vector at_least(float low, Vector v) { return all(low) > v ? all(low) : v; }
+inline Vector at_most(float high, Vector v) { return all(high) < v ? all(high) : v; }
+
+inline Vector load_first(const float* p, int count) {
+    if (count >= LANES) return load(p);
+    alignas(64) float lanes[LANES] = {};
+    for (int i = 0; i < count; i++) lanes[i] = p[i];
+    return load(lanes);
+}
+
+inline void store_first(float* p, Vector v, int count) {
+    if (count >= LANES) return store(p, v);
+    alignas(64) float lanes[LANES];
+    store(lanes, v);
+    for (int i = 0; i < count; i++) p[i] = lanes[i];
+}
+
+inline float sum_of(Vector v) {
+#if defined(__AVX512F__)
+    __m256 half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)v, 1)));
+#elif defined(__AVX2__)
+    __m256 half = v;
+#endif
+#if defined(__AVX2__)
+    __m128 quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    quarter = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
+    return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)));
+#else
+    float total = 0;
+    for (int i = 0; i < LANES; i++) total += v[i];
+    return total;
+#endif
+}
+
+// 2^x: x = n + r with |r| <= 1/2, a polynomial of degree 5 for 2^r (relative error 9.2e-8 before rounding) and n put
+// into the exponent. Below -126.5 it is 0 or subnormal, from 128 on infinity; NaN stays NaN.
+inline Vector exp2_of(Vector x) {
+#if defined(__AVX512F__)
+    Vector r = x - (Vector)_mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+    x = at_most(128.0f, at_least(-127.0f, x));
+    const Vector magic = all(12582912.0f);  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+    Vector shifted = x + magic;
+    Vector r = x - (shifted - magic);
+#endif
+    Vector p = all(1.32647e-3f);
+    p = p * r + 9.67151e-3f;
+    p = p * r + 5.550734e-2f;
+    p = p * r + 2.4022242e-1f;
+    p = p * r + 6.9314698e-1f;
+    p = p * r + 1.0f;
+#if defined(__AVX512F__)
+    return (Vector)_mm512_scalef_ps(p, x - r);
+#else
+    return p * as_floats((as_integers(shifted) << 23) + (127 << 23));
+#endif
+}
+
+constexpr float LOG2_E = 1.44269504f;
+
+inline Vector exp_of(Vector x) { return exp2_of(x * LOG2_E); }
+
+inline Vector sigmoid_of(Vector x) { return 1.0f / (1.0f + exp_of(-x)); }
+
+}  // namespace
