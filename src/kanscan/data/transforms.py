@@ -133,7 +133,7 @@ class Preprocessing:
         scaled = _to_255(image)
         arranged = _to_channels(scaled, self.channels)
         if self.image_size is None or arranged.shape[1:] == self.image_size:
-            return np.ascontiguousarray(arranged)
+            return np.require(arranged, requirements=["C", "W"])
         return resize_image(arranged, self.image_size)
 
     def prepare_label(self, label: np.ndarray) -> np.ndarray:
@@ -178,7 +178,7 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         image: `(C, H, W)`; uint8 stays uint8 (rounded, within one grey level of OpenCV's fixed-point arithmetic).
         size: (height, width).
     """
-    tensor = torch.from_numpy(np.ascontiguousarray(image)).float()[None]
+    tensor = torch.from_numpy(np.require(image, requirements=["C", "W"])).float()[None]
     resized = F.interpolate(tensor, size=size, mode="bilinear", align_corners=False)[0]
     return (resized.round().to(torch.uint8) if image.dtype == np.uint8 else resized).numpy()
 
