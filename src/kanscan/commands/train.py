@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def train(
     try:
         run, keeper = train_run(recipe, folder, resume=resume, say=_say)
     except Interrupted as interruption:
-        _say(f"{interruption}; go on with: kanscan train {folder} resume=true")
+        _say(f"{interruption}; go on with: kanscan train {quote(str(folder))} resume=true")
         raise SystemExit(128 + interruption.signal_number) from None
     if not json:
         _say(_ending(run, keeper))
@@ -219,16 +220,16 @@ def _ending(run: Run, keeper: Keeper | None) -> str:
     recipe = run.recipe
     column, _ = SELECTIONS[recipe.trainer.select_by]
     best = best_row(run.curves, recipe.trainer.select_by)
-    lines = []
+    lines, where = [], quote(str(run.path))
     if keeper is None:
         lines.append(f"{run.path} was finished before, nothing was left to train")
     elif keeper.stopped:
         lines.append(f"stopped after epoch {keeper.rows[-1]['epoch']}: {keeper.stopped}")
         if "time_budget" in keeper.stopped:
-            lines.append(f"go on with:  kanscan train {run.path} resume=true")
+            lines.append(f"go on with:  kanscan train {where} resume=true")
     if best is not None:
         lines.append(f"best epoch {best['epoch']:.0f}: {column} {best[column]:.4f}")
-    lines += [f"run: {run.path}", f"next:  kanscan evaluate {run.path}", f"       kanscan predict {run.path} IMAGES"]
+    lines += [f"run: {run.path}", f"next:  kanscan evaluate {where}", f"       kanscan predict {where} IMAGES"]
     return "\n".join(lines)
 
 
