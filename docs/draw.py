@@ -8,7 +8,8 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +27,39 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTICE = "<!-- Drawn from the code by docs/draw.py; change the code and run `make docs`. -->\n"
 
 
-def pages() -> dict[Path, str]:
-    """Draw every generated page.
+def pages() -> dict[Path, Callable[[], str]]:
+    """List every generated page.
 
     Returns:
-        Path relative to the repository -> content.
+        Path relative to the repository -> function that draws it; those that count networks take half a minute.
     """
     reference = Path("docs/reference")
-    drawn = {
-        reference / "models.md": models_page(),
-        reference / "recipe-keys.md": recipe_keys_page(),
-        reference / "commands.md": commands_page(),
-        reference / "layouts.md": layouts_page(),
-        reference / "recipes.md": recipes_page(),
-        Path("README.md"): between(ROOT / "README.md", "models", models_table()),
+    papers = {reference / "papers" / f"{name}.md": partial(paper_page, load_paper(name)) for name in paper_names()}
+    return {
+        reference / "commands.md": commands_page,
+        reference / "recipe-keys.md": recipe_keys_page,
+        reference / "recipes.md": recipes_page,
+        reference / "layouts.md": layouts_page,
+        **papers,
+        reference / "models.md": models_page,
+        Path("README.md"): readme,
     }
-    papers = {reference / "papers" / f"{name}.md": paper_page(load_paper(name)) for name in paper_names()}
-    return drawn | papers
+
+
+def readme() -> str:
+    """Put the table of models between its markers in the README."""
+    return between(ROOT / "README.md", "models", models_table())
+
+
+def stale_pages(paths: Iterable[Path] | None = None) -> dict[Path, str]:
+    """Draw pages, all by default, and return those that differ from what is on disk."""
+    known = pages()
+    drawn = {path: known[path]() for path in (known if paths is None else paths)}
+    return {
+        path: text
+        for path, text in drawn.items()
+        if not (ROOT / path).is_file() or (ROOT / path).read_text("utf-8") != text
+    }
 
 
 def between(path: Path, marker: str, content: str) -> str:
@@ -73,6 +90,11 @@ def cell(value: Any) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+def plain(value: Any) -> Any:
+    """Write a setting as its file has it: a learning rate must not be rounded to cents."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def listing_table(listing: Listing) -> str:
     """Draw what `kanscan show` lists."""
     return table(listing.columns, listing.rows)
@@ -83,18 +105,23 @@ def page(title: str, *parts: str) -> str:
     return "\n\n".join([NOTICE.strip(), f"# {title}", *(part.strip() for part in parts if part.strip())]) + "\n"
 
 
+@cache
+def models_listing() -> Listing:
+    """Count every network once."""
+    return show("models")
+
+
 def models_table() -> str:
     """Draw the README's table: what can be trained, and what it costs."""
-    listing = show("models")
+    listing = models_listing()
     notes = "\n\n".join(note for note in listing.notes if note)
     return listing_table(listing) + "\n" + notes + "\n"
 
 
 def models_page() -> str:
     """Draw every preset of every model."""
-    listing = show("models")
     parts = [models_table()]
-    for row in listing.rows:
+    for row in models_listing().rows:
         one = show("model", str(row[0]))
         constructor = one.notes[-1]
         parts.append(f"## `{row[0]}`\n\n{listing_table(one)}\n\n```text\n{constructor.strip()}\n```")
@@ -150,7 +177,8 @@ def default(info: Any) -> Any:
 def type_name(kind: Any) -> str:
     """Write a type as a reader would."""
     text = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
-    return re.sub(r"\b(typing|pathlib|collections\.abc)\.|\bNoneType\b", lambda m: "" if m[1] else "None", text)
+    text = re.sub(r"\b(typing|pathlib|collections\.abc)\.|\bNoneType\b", lambda m: "" if m[1] else "None", text)
+    return re.sub(r"^Optional\[(.*)\]$", r"\1 | None", text)
 
 
 def commands_page() -> str:
@@ -165,8 +193,8 @@ def commands_page() -> str:
         ]
         parts.append(f"## kanscan {name}\n\n{command.help}\n\n{table(('argument', 'default', 'meaning'), rows)}")
     intro = (
-        "Each subcommand is the function of the same name in Python (`kanscan.train`, `kanscan.evaluate`, ...) with the "
-        "same arguments. Exit codes: 0 fine, 1 a failure of ours, 2 wrong usage or data, 130 interrupted."
+        "Each subcommand is the function of the same name in Python (`kanscan.train`, `kanscan.evaluate`, ...) with "
+        "the same arguments. Exit codes: 0 fine, 1 a failure of ours, 2 wrong usage or data, 130 interrupted."
     )
     return page("Commands", intro, *parts)
 
@@ -212,7 +240,7 @@ def paper_page(paper: Paper) -> str:
         ("Settings as coded by the authors", paper.settings_as_coded),
     ):
         if settings:
-            parts.append(f"## {title}\n\n" + table(("setting", "value"), settings.items()))
+            parts.append(f"## {title}\n\n" + table(("setting", "value"), ((k, plain(v)) for k, v in settings.items())))
     if paper.readings:
         rows = [(r.topic, r.paper, r.code, r.ours, f"`{r.option}`" if r.option else "") for r in paper.readings]
         parts.append("## Readings\n\n" + table(("topic", "paper", "released code", "kanscan", "option"), rows))
@@ -249,15 +277,12 @@ def figure(value: Any) -> str:
 
 def main() -> int:
     """Write the pages, or with `--check` list those that differ from what would be written."""
-    drawn = pages()
-    stale = [
-        path for path, text in drawn.items() if not (ROOT / path).is_file() or (ROOT / path).read_text("utf-8") != text
-    ]
+    stale = stale_pages()
     if "--check" in sys.argv[1:]:
         sys.stdout.write("".join(f"out of date: {path} (run `make docs`)\n" for path in stale))
         return 1 if stale else 0
-    for path in stale:
-        write_text(ROOT / path, drawn[path])
+    for path, text in stale.items():
+        write_text(ROOT / path, text)
         sys.stdout.write(f"wrote {path}\n")
     return 0
 

@@ -100,7 +100,7 @@ def draw_clinic(root: Path, num_cases: int = 48) -> Path:
 def main(folder: Path, *, epochs: int = 40) -> float:
     """Train the network on the clinic's pictures; return the test Dice."""
     root = draw_clinic(folder / "clinic")
-    settings = ["model.preset=null", "data.image_size=[96, 96]", "data.normalization=zscore"]
+    settings = ["data.image_size=[96, 96]", "data.normalization=zscore"]
     settings += ["data.augmentation=flip_horizontal", "optim.lr=5e-3", "optim.kan_lr=5e-3"]
     run = kanscan.train(str(root), settings, model="pocket_kan", epochs=epochs, output=folder / "run")
     report = kanscan.evaluate(run.path)
