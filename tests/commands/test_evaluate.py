@@ -117,6 +117,17 @@ def test_bad_calls_are_one_sentence_and_write_nothing(run, tmp_path):
     assert not run.report_path.exists() and file.read_text() == ""
 
 
+def test_look_alikes_are_resampled_together(tmp_path, monkeypatch):
+    data = make_data(tmp_path / "data")
+    run = make_run(tmp_path / "run", data, monkeypatch)
+    for folder in ("images", "masks"):
+        shutil.copy(data / folder / "p04_v0.png", data / folder / "p07_v0.png")
+    report = evaluate(run.path)
+    assert report.num_groups == 3
+    groups = {case.id: case.group for case in report.cases}
+    assert groups["p04_v1"] == groups["p04_v0"] == groups["p07_v0"] == groups["p07_v1"] != groups["p05_v0"]
+
+
 def test_a_broken_test_image_is_named(run):
     (run.recipe.data.root / "images" / "p05_v0.png").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match=r"p05_v0\.png"):

@@ -20,7 +20,7 @@ from kanscan.report import (
     worth_a_look,
     write_report,
 )
-from kanscan.report.charts import Series, histogram, line_chart, ticks
+from kanscan.report.charts import Series, histogram, line_chart, strip_plot, ticks
 from kanscan.report.numerals import heading, number, span, unit_of
 from kanscan.report.pictures import PANEL_SIZE
 
@@ -130,6 +130,7 @@ def test_the_page_says_what_must_be_said(written):
         "A class missing from both prediction and reference is not applicable",
         "Cases concerned here: none",
         "12 cases in 6 groups of 2 to 2",
+        "Each dot a case, the stroke its group's mean",
         "40 train, 6 validation, 12 test",
         "NSD tolerance: 2 pixels",
         "p11/view 1",
@@ -233,6 +234,10 @@ def test_charts_take_what_comes():
     assert "<circle" in single
     gap = line_chart([Series("a", [1.0, None, 3.0])], [1, 2, 3], title="t")
     assert len(re.search(r'points="([^"]*)"', gap)[1].split()) == 2
+    assert strip_plot([], title="t") == ""
+    rows = strip_plot([("<a>", [0.25, 0.75]), ("b", [1.0])], title="t")
+    assert rows.count('class="case"') == 3 and "&lt;a&gt;: mean 0.500 of 2" in rows
+    Page(rows)
     assert "nan" not in line_chart([Series("a", [1.0, float("nan"), float("inf")])], [1, 2, 3], title="t")
 
 

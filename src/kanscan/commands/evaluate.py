@@ -83,7 +83,15 @@ def _evaluate_run(
         raise FileNotFoundError(f"{error}; if the data have moved: kanscan evaluate {run.path} DATA") from None
     folder = output or _default_folder(run, data, subset)
     _demand_folder(folder)
-    return report_run(run, serve, found, read_pair, folder=folder, watch=_watched)
+    return report_run(run, serve, found, read_pair, folder=folder, groups=_groups(found.cases), watch=_watched)
+
+
+def _groups(cases: Sequence[Case]) -> dict[str, str] | None:
+    """Tell what belongs together, look-alike pictures included; None where every case stands alone."""
+    from kanscan.data.splits import group_cases
+
+    found = group_cases(cases)
+    return {i: name for name, ids in found.items() for i in ids} if len(found) < len(cases) else None
 
 
 def _default_folder(run: Run, data: Path | None, subset: str) -> Path:

@@ -139,6 +139,43 @@ def histogram(values: Sequence[float], *, title: str, bins: int = 20) -> str:
     return _svg([*parts, _legend(legend)], f"Histogram of {title}, {len(values)} cases")
 
 
+def strip_plot(rows: Sequence[tuple[str, Sequence[float]]], *, title: str) -> str:
+    """Draw each row's values as dots between 0 and 1, with the mean as a stroke.
+
+    Args:
+        rows: Name and values within 0..1, drawn top to bottom.
+        title: Under the axis, and for readers who cannot see the chart.
+    """
+    if not rows:
+        return ""
+    left, step = 130, 17
+    height = _TOP + step * len(rows) + _BOTTOM
+    ground, right = height - _BOTTOM + 4, _WIDTH - _RIGHT
+
+    def at(value: float) -> float:
+        return left + value * (right - left)
+
+    parts = []
+    for value in ticks(0, 1):
+        x = at(value)
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 6}" y2="{ground}"/>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{ground + 15}" text-anchor="middle">{value:g}</text>')
+    for place, (name, values) in enumerate(rows):
+        y = _TOP + step * (place + 0.5)
+        shown = name if len(name) <= 18 else f"{name[:16]}..."
+        parts.append(f'<text class="tick" x="{left - 8}" y="{y + 3.5:.1f}" text-anchor="end">{escape(shown)}</text>')
+        parts += [f'<circle class="case" cx="{at(v):.1f}" cy="{y:.1f}" r="3.5"/>' for v in values]
+        mean = sum(values) / len(values)
+        parts.append(
+            f'<line class="mean" x1="{at(mean):.1f}" x2="{at(mean):.1f}" y1="{y - 6:.1f}" y2="{y + 6:.1f}">'
+            f"<title>{escape(name)}: mean {mean:.3f} of {len(values)}</title></line>"
+        )
+    parts.append(
+        f'<text class="label" x="{(left + right) / 2:.0f}" y="{height - 4}" text-anchor="middle">{escape(title)}</text>'
+    )
+    return _svg(parts, f"{title}, a row a group", height)
+
+
 def interval_bar(mean: float, low: float | None, high: float | None) -> str:
     """Draw a mean and its interval on the line from 0 to 1, small enough for a table cell."""
     width, y = 120, 8
@@ -194,9 +231,9 @@ def _legend(series: Sequence[Series]) -> str:
     return "".join(parts)
 
 
-def _svg(parts: Sequence[str], title: str) -> str:
+def _svg(parts: Sequence[str], title: str, height: int = _HEIGHT) -> str:
     return (
-        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">'
+        f'<svg class="chart" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">'
         + "".join(parts)
         + "</svg>"
     )

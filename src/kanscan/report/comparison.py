@@ -251,7 +251,8 @@ def _means_of_runs(reports: dict[str, Report]) -> list[Row]:
             families.setdefault(f"{report.provenance.part} {_without_repeats(report.recipe_yaml)}", []).append(name)
     rows = []
     for names in families.values():
-        if len(names) < 2:
+        # A copy is no second run.
+        if len({reports[name].recipe_yaml for name in names}) < 2:
             continue
         members = [_run_row(name, reports[name]) for name in names]
         first = members[0]

@@ -27,6 +27,9 @@ from kanscan.report.wording import (
     provenance_facts,
 )
 
+#: Rows of the plot by group.
+_MOST_GROUPS = 30
+
 
 def html(report: Report, folder: Path) -> str:
     """Draw the page.
@@ -173,7 +176,25 @@ def _distribution(report: Report) -> str:
             below = sum(value < 0.5 for value in values)
             caption = f"{len(values):,} cases; lowest {number(worst, 'dice')}; {below:,} below 0.5"
             drawn.append(f"<figure>{chart}<figcaption>{caption}</figcaption></figure>")
+    grouped = _by_group(report)
+    if drawn and grouped:
+        drawn.append(f"<figure>{grouped}<figcaption>Each dot a case, the stroke its group's mean</figcaption></figure>")
     return f'<h2>Case by case</h2>\n<div class="charts">{"".join(drawn)}</div>' if drawn else ""
+
+
+def _by_group(report: Report) -> str:
+    """Show which groups are hard: a row each, the best on top; the hardest ones where there are too many."""
+    groups: dict[str, list[float]] = {}
+    for case in report.cases:
+        value = case.value("dice")
+        if case.group is not None and value == value:
+            groups.setdefault(case.group, []).append(value)
+    # Where most groups are single cases, the rows would only repeat the histogram.
+    if len(groups) < 2 or len(groups) > len(report.cases) / 2:
+        return ""
+    ranked = sorted(groups.items(), key=lambda item: (-sum(item[1]) / len(item[1]), item[0]))
+    hardest = f" ({_MOST_GROUPS} hardest of {len(ranked)} groups)" if len(ranked) > _MOST_GROUPS else ""
+    return charts.strip_plot(ranked[-_MOST_GROUPS:], title=f"Dice by group{hardest}")
 
 
 def _curves(report: Report) -> str:

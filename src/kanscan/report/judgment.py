@@ -6,7 +6,7 @@ A report stands below runs, predictors and data and knows none of them; whoever 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -56,6 +56,7 @@ def report_run(
     read: Callable[[Any, Any], tuple[NDArray, NDArray]],
     *,
     folder: str | Path | None = None,
+    groups: Mapping[str, str] | None = None,
     caveats: Sequence[str] = (),
     each: int = 3,
     watch: Callable[[Sequence[Any]], Iterable[Any]] = iter,
@@ -68,6 +69,7 @@ def report_run(
         found: `EvaluationCases` of the hall: the cases, their source, their part, the split.
         read: `kanscan.data.io.read_pair`: a case and a label map give image and label.
         folder: Where the report goes; None: into the run.
+        groups: Case -> what it must be resampled with, where more is known than the cases declare.
         caveats: Further things a reader must know.
         each: Pictures of the best, the median and the worst cases each.
         watch: Wraps the cases to show progress.
@@ -100,7 +102,7 @@ def report_run(
                 prediction.label,
                 label,
                 names,
-                group=case.group,
+                group=case.group if groups is None else groups.get(case.id),
                 spacing_mm=case.spacing_mm if spaced else None,
                 tolerance=tolerance,
                 on_network_grid=(prediction.network_label, serve.preprocessing.prepare_label(label)),
@@ -186,7 +188,8 @@ def _part_caveats(found: Any) -> list[str]:
         )
     if all(case.group is None for case in found.cases):
         said.append(
-            "no groups (patients, sequences) are known: cases count as independent, the intervals may be too narrow"
+            "no patients or sequences are known: cases count as independent (look-alikes, where found, are kept "
+            "together), so the intervals may be too narrow"
         )
     return said
 

@@ -15,7 +15,7 @@ from kanscan.report.schema import CaseScores
 
 Kind = Literal["best", "median", "worst"]
 #: Largest (width, height) of a panel in pixels.
-PANEL_SIZE = (420, 320)
+PANEL_SIZE = (340, 260)
 _GAP = 8
 #: Ground where there is no image to draw on.
 _BLANK = 70

@@ -56,6 +56,7 @@ table.sortable th[aria-sort=descending]::after { content: " ▾"; }
 figure { margin: 0; }
 figcaption { margin-top: .35rem; }
 .cases { display: grid; gap: 1.6rem; }
+.cases figure { width: fit-content; max-width: 100%; }
 .cases img { max-width: 100%; height: auto; display: block; }
 .cases figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 1rem; margin: 0 0 .35rem; }
 .cases figcaption b { color: var(--ink); }
@@ -73,6 +74,8 @@ svg .mark { stroke: var(--soft); stroke-width: 1.2; stroke-dasharray: 3 3; }
 svg .c2 { stroke: var(--c2); } svg .c3 { stroke: var(--c3); }
 svg .dot { fill: var(--c1); stroke: none; } svg .dot.c2 { fill: var(--c2); } svg .dot.c3 { fill: var(--c3); }
 svg .bar { fill: var(--bar); }
+svg .case { fill: var(--c1); fill-opacity: .45; }
+svg .mean { stroke: var(--c2); stroke-width: 2; }
 svg.interval .rail { stroke: var(--line); stroke-width: 2; }
 svg.interval .span { stroke: var(--c1); stroke-width: 2; }
 svg.interval circle { fill: var(--c1); }
