@@ -28,6 +28,7 @@ _FACE = {
     "show": "kanscan.commands.show",
     "compare": "kanscan.commands.compare",
     "demo": "kanscan.commands.demo",
+    "explain": "kanscan.commands.explain",
 }
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "create_model",
     "demo",
     "evaluate",
+    "explain",
     "load_predictor",
     "load_recipe",
     "load_released",
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from kanscan.commands.compare import compare
     from kanscan.commands.demo import demo
     from kanscan.commands.evaluate import evaluate
+    from kanscan.commands.explain import explain
     from kanscan.commands.predict import predict
     from kanscan.commands.show import show
     from kanscan.commands.train import train

@@ -19,6 +19,7 @@ from kanscan.commands.check import check
 from kanscan.commands.compare import compare
 from kanscan.commands.demo import demo
 from kanscan.commands.evaluate import evaluate
+from kanscan.commands.explain import explain
 from kanscan.commands.predict import predict
 from kanscan.commands.show import show
 from kanscan.commands.train import train
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "predict": predict,
     "compare": compare,
+    "explain": explain,
     "show": show,
 }
 

@@ -19,8 +19,8 @@ from kanscan.layers.kan import KANLinear
 from kanscan.ops.bspline import bspline_basis
 
 #: Bins of the histogram of inputs; it spans the grid and `HISTOGRAM_MARGIN` of its width on either side.
-HISTOGRAM_BINS = 96
-HISTOGRAM_MARGIN = 0.5
+HISTOGRAM_BINS = 432
+HISTOGRAM_MARGIN = 4.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,14 @@ class SplineLayer:
         return (
             features(x.double(), self.grid_size, self.spline_order, self.grid_range) @ self.coefficients[output, input]
         )
+
+    def span(self, input: int) -> tuple[float, float]:
+        """Return where to look at an input feature: the grid and half of it on either side, more if 99% need it."""
+        low, high = self.grid_range
+        share = self.histogram[input].cumsum(0) / self.histogram[input].sum()
+        first, last = (int(torch.searchsorted(share, share.new_tensor(q))) for q in (0.005, 0.995))
+        margin = (high - low) / 2
+        return min(low - margin, float(self.bin_edges[first])), max(high + margin, float(self.bin_edges[last + 1]))
 
     def strongest(self, count: int) -> list[tuple[int, int]]:
         """Return the (output, input) pairs of the edges with the greatest importance, the greatest first."""
