@@ -12,6 +12,7 @@ import tifffile
 
 from kanscan.data import READERS, make_reader, recognize
 from kanscan.data.io import read_label, read_pair
+from kanscan.data.label_values import LabelValues, infer_label_map
 from kanscan.data.mni152 import write_mni152
 from kanscan.data.readers.cvc import SEQUENCE_ENDS, sequence_of
 from kanscan.data.splits import make_split
@@ -390,6 +391,7 @@ def test_mni152_folder(tmp_path: Path):
         ((0, 1, 2, 3), 4, 3, 3),
         ((0, 100), 2, 100, 1),
         ((0, 2, 3), 3, 3, 2),
+        ((0, 40, 60, 80), 4, 60, 2),
     ],
 )
 def test_label_values_are_told_from_the_files(draw, tmp_path: Path, values, names: int, stored: int, expected: int):
@@ -437,6 +439,43 @@ def test_many_values_are_not_taken_for_classes(draw, tmp_path: Path):
     with pytest.raises(ValueError, match=r"too many for classes.*labels=nonzero"):
         make_reader("auto", tmp_path)
     assert make_reader("auto", tmp_path, labels="nonzero").label_map.num_classes == 2
+
+
+@pytest.mark.parametrize(
+    ("pixels", "inside", "expected"),
+    [
+        # Frame borders at 11 and 21 beside an anti-aliased 0/255 mask, as in CVC-ClinicDB.
+        ({0: 90000, 11: 100, 21: 9, 90: 40, 200: 40, 255: 9000}, {0: 88000, 11: 70, 21: 4, 255: 8800}, {}),
+        # Three classes, saved as JPEG.
+        (
+            {0: 5000, 2: 60, 70: 5, 126: 40, 128: 3000, 131: 9, 253: 30, 255: 900} | dict.fromkeys(range(180, 200), 1),
+            {0: 4800, 128: 2800, 253: 4, 255: 800},
+            {0: 0, 128: 1, 255: 2},
+        ),
+        # Enlarged bilinearly: border values are many, but fill nothing.
+        ({0: 5000, 64: 150, 128: 150, 191: 150, 255: 900}, {0: 4500, 255: 700}, {}),
+    ],
+)
+def test_blurred_masks(pixels: dict[int, int], inside: dict[int, int], expected: dict[int, int]):
+    label_map = infer_label_map(LabelValues(Counter(pixels), Counter(inside)))
+    assert label_map.values == expected and label_map.rule == ("values" if expected else "threshold")
+    assert label_map.snap == bool(expected)
+
+
+def test_class_indices_beside_255_are_asked_about(draw, tmp_path: Path):
+    pairs(draw, tmp_path)
+    for name, value in zip(NAMES, (1, 2, 255), strict=True):
+        draw(tmp_path / "masks" / f"{name}.png", "L", value=value)
+    with pytest.raises(ValueError, match=r"class indices 0\.\.2 and 255, which often marks pixels to ignore"):
+        make_reader("auto", tmp_path)
+    named = make_reader("auto", tmp_path, labels={0: "background", 1: "a", 2: "b", 255: "background"})
+    assert [int(read_label(c, named.label_map).max()) for c in named.cases(tmp_path)] == [1, 2, 0]
+
+
+def test_a_link_to_the_folder_above_is_not_followed(draw, tmp_path: Path):
+    pairs(draw, tmp_path)
+    (tmp_path / "images" / "loop").symlink_to(tmp_path, target_is_directory=True)
+    assert len(make_reader("auto", tmp_path).cases(tmp_path)) == 3
 
 
 def test_groups_from_names(draw, tmp_path: Path):

@@ -15,7 +15,10 @@ from kanscan.data.io import LABEL_NOISE, read_stored_label
 
 #: Largest value that is taken for a class index as it stands.
 _LARGEST_INDEX = 31
-_MOST_CLASSES = 32
+#: So few values that all fill areas are classes, however close to each other.
+_MOST_EXACT = 16
+#: Of blurred masks, a value that fills less than this share of the pixels is no class.
+_LEAST_AREA = 2e-4
 
 
 @dataclass(frozen=True)
@@ -83,44 +86,54 @@ def value_counts(values: np.ndarray) -> Counter[int]:
 def infer_label_map(found: LabelValues, where: str = "the masks") -> LabelMap:
     """Decide which stored value is which class.
 
-    0/1 and 0/255, blurred or not, are one foreground class cut at the middle. Values up to 31 are class indices.
-    Anything else (0/128/255) is taken as the values that fill areas, in ascending order; what lies between them
-    (borders blurred by resizing or JPEG) goes to the nearest.
+    0/1 and 0/255, blurred or not, are one foreground class cut at the middle. Values 0, 1, ... n are class indices. A
+    few other values that fill areas (0/128/255) are taken as they are, in ascending order. Where many more occur, as
+    resizing and JPEG leave them at borders, those that fill areas are the classes and the rest goes to the nearest.
 
     Args:
         found: Of all label files.
         where: Named in the sentence.
 
     Raises:
-        ValueError: The files hold several colors or more areas of different value than classes are likely.
+        ValueError: The files hold several colors, more values than classes are likely, or class indices beside 255.
     """
     values = sorted(found.pixels)
-    if found.num_color and len(_areas(found)) > 2:
+    areas = _areas(found)
+    if found.num_color and len(areas) > 2:
         raise ValueError(
             f"{found.num_color} of {where} are color pictures with several colors; store one class index a pixel, or "
             "take any color as foreground with the reader option labels=nonzero"
         )
-    binary = all(v <= LABEL_NOISE or v >= 255 - LABEL_NOISE for v in values) and max(values, default=0) <= 255
-    if not values or values[-1] <= 1 or (values[-1] > _LARGEST_INDEX and binary):
+    if not values or values[-1] <= 1:
         return LabelMap()
-    if values[-1] <= _LARGEST_INDEX:
-        return named_values(values, exact=True)
-    areas = _areas(found)
-    if len(areas) > _MOST_CLASSES:
+    indices = values[:-1] if values[-1] == 255 else values
+    are_indices = len(indices) > 2 and indices == [*range(len(indices))]
+    if are_indices and indices != values:
         raise ValueError(
-            f"{where} hold {len(areas)} different values that fill areas, too many for classes; if they number "
-            "objects, take any of them as foreground with the reader option labels=nonzero"
+            f"{where} hold the class indices 0..{indices[-1]} and 255, which often marks pixels to ignore; say what it "
+            f"is with the reader option labels, for example {{0: background, 1: one, ..., 255: background}}"
+        )
+    if values[-1] > _LARGEST_INDEX and all(v <= LABEL_NOISE or 255 - LABEL_NOISE <= v <= 255 for v in values):
+        return LabelMap()
+    if values[-1] <= _LARGEST_INDEX or (len(values) <= _MOST_EXACT and set(values) == set(found.inside)):
+        return named_values(values, exact=True)
+    if are_indices or len(areas) > _LARGEST_INDEX:
+        raise ValueError(
+            f"{where} hold {len(indices)} different values, too many for classes; if they number objects, take any of "
+            "them as foreground with the reader option labels=nonzero"
         )
     if len(areas) < 2 or areas == [0, 255]:
         return LabelMap()
-    return named_values(areas, exact=set(values) == set(areas))
+    return named_values(areas, exact=False)
 
 
 def _areas(found: LabelValues) -> list[int]:
-    """Values that fill areas, each standing for its close neighbors."""
+    """Values that fill areas, each standing for those near it."""
+    counts = found.inside or found.pixels
+    least = _LEAST_AREA * sum(found.pixels.values())
     kept: list[int] = []
-    for value, _ in sorted((found.inside or found.pixels).items(), key=lambda item: (-item[1], item[0])):
-        if all(abs(value - other) > LABEL_NOISE for other in kept):
+    for value, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        if count >= least and all(abs(value - other) > 2 * LABEL_NOISE for other in kept):
             kept.append(value)
     return sorted(kept)
 

@@ -50,7 +50,7 @@ def sign(image: np.ndarray, size: tuple[int, int]) -> Signature:
     content = np.ascontiguousarray(image[..., 0] if is_grey else image)
     head = repr((size, content.shape, content.dtype.str)).encode()
     digest = hashlib.blake2b(head + content.tobytes(), digest_size=16).hexdigest()
-    grey = (content if content.ndim == 2 else content.mean(axis=-1)).astype(np.float32)
+    grey = (content if content.ndim == 2 else content.mean(axis=-1, dtype=np.float32)).astype(np.float32)
     small = np.asarray(Image.fromarray(grey).resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float32).ravel()
     small = small - small.mean()
     norm = float(np.linalg.norm(small))

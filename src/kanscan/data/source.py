@@ -8,6 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from kanscan.data.base import Case, DatasetReader, LabelMap
+from kanscan.data.splits import Split
+from kanscan.registry import unknown
+
+#: Whom a run can be judged on.
+PARTS = ("test", "validation", "train", "all")
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,43 @@ class Source:
                 "point data.root to the data the run was made with"
             )
         return tuple(known[i] for i in wanted)
+
+    def select(self, part: str, split: Split, where: str) -> Selection:
+        """Take the cases of one part of a split.
+
+        Args:
+            part: "test", "validation", "train", or "all" for every labelled case.
+            split: The split.
+            where: Whose split it is, for the sentences.
+
+        Raises:
+            ValueError: The part is unknown or empty, or one of its cases is not in the data set.
+        """
+        if part not in PARTS:
+            raise ValueError(unknown("part", part, PARTS))
+        if part == "all":
+            return Selection(self, self.cases, part, split)
+        ids = getattr(split, part)
+        if not ids:
+            raise ValueError(f"{where} has no {part} cases; choose another part")
+        return Selection(self, self.only(ids, where), part, split)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Cases chosen to be judged.
+
+    Attributes:
+        source: The data set, with reader and label map.
+        cases: The chosen ones.
+        part: See `PARTS`.
+        split: The split they were chosen from, with its caveat and digest.
+    """
+
+    source: Source
+    cases: tuple[Case, ...]
+    part: str
+    split: Split
 
 
 def open_source(root: str | Path, reader: str = "auto", options: Mapping[str, Any] | None = None) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,8 @@ def recognize(root: str | Path) -> str:
         key = key_of(found)
         assert key is not None
         return key
-    volumes = any(path.name.lower().endswith(_VOLUMES) for path in root.rglob("*"))
+    # A few thousand names tell; a whole home folder need not be walked for a hint.
+    volumes = any(path.name.lower().endswith(_VOLUMES) for path in islice(root.rglob("*"), 5000))
     hint = "; volumes (NIfTI, DICOM) are not read, export their slices as PNG" if volumes else ""
     raise ValueError(
         f"{root} has no layout that is known: expected {READERS['folder'].expected}, {READERS['paired'].expected}, "

@@ -175,7 +175,7 @@ class Paired(DatasetReader):
         """See whether a picture and its mask lie in the folder or in a folder inside it."""
         if find_parts(root) or (len(folders(root)) == 1 and not pictures(root)):
             return False  # a lone folder is entered: its own name is no part of the cases' names
-        return any(pair.labels for place in (root, *folders(root)) for pair in _pairs_directly_in(place))
+        return any(pair.labels for place in (root, *folders(root)) for pair in pair_within(place, deep=False)[0])
 
     def survey(self, root: Path) -> Survey:
         """List the pairs in the folder and below it."""
@@ -281,7 +281,3 @@ def _with_sequences(cases: list[Case], root: Path) -> list[Case]:
     if not whole or not any("cvc" in part.lower() for part in root.absolute().parts[-2:]):
         return cases
     return [replace(case, group=case.group or sequence_of(case.id)) for case in cases]
-
-
-def _pairs_directly_in(folder: Path) -> list[Pair]:
-    return [pair for pair in pair_within(folder)[0] if "/" not in pair.name]

@@ -46,7 +46,9 @@ def pictures_below(root: Path) -> list[Path]:
     """List the pictures in a folder and all visible folders inside it, sorted by path."""
     found = pictures(root)
     for folder in folders(root):
-        found += pictures_below(folder)
+        # A link to a folder above would be entered for ever.
+        if not (folder.is_symlink() and root.resolve().is_relative_to(folder.resolve())):
+            found += pictures_below(folder)
     return found
 
 

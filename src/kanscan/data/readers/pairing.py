@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kanscan.data.base import Case, Survey
-from kanscan.data.readers.layout import pictures_below
+from kanscan.data.readers.layout import pictures, pictures_below
 
 _LABEL_WORD = r"(?:masks?|segmentations?|seg|labels?|gt|ground[ _-]?truth|anno(?:tation)?s?|lesion|manual)"
 _IMAGE_WORD = r"(?:images?|imgs?|im|orig(?:inal)?|input|raw)"
@@ -71,14 +71,18 @@ def pair_folders(
     return [Pair(name, path, tuple(found_labels.get(name, ()))) for name, path in named.items()], problems
 
 
-def pair_within(folder: Path) -> tuple[list[Pair], list[str]]:
+def pair_within(folder: Path, *, deep: bool = True) -> tuple[list[Pair], list[str]]:
     """Pair pictures that lie together: `a.png a_mask.png`, or `a.bmp a.png`, where PNG is the mask.
+
+    Args:
+        folder: Where they lie.
+        deep: Look into the folders inside it too.
 
     Returns:
         Pairs sorted by name, images without a mask among them, and a sentence for each file without a partner.
     """
     by_name: dict[str, list[Path]] = {}
-    for path in pictures_below(folder):
+    for path in pictures_below(folder) if deep else pictures(folder):
         by_name.setdefault(_name(path, folder), []).append(path)
     for paths in by_name.values():
         paths.sort(key=lambda p: _IMAGE_FIRST.index(p.suffix.lower()))
