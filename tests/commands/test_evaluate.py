@@ -177,6 +177,14 @@ def test_a_missing_prediction_is_an_error_a_superfluous_one_a_note(tmp_path):
     assert "1 predictions have no reference" in " ".join(evaluate(theirs, ours).provenance.caveats)
 
 
+def test_pictures_among_the_references_are_not_taken_for_masks(tmp_path):
+    ours, theirs = masks(tmp_path / "ours", [0, 255]), masks(tmp_path / "theirs", [0, 255])
+    for path in list(theirs.iterdir()):
+        path.rename(path.with_name(f"{path.stem}_mask.png"))
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 40, 3)).astype(np.uint8)).save(path)
+    assert evaluate(ours, theirs).mean("dice") == 1
+
+
 def test_masks_of_other_sizes_are_named(tmp_path):
     ours, theirs = masks(tmp_path / "ours", [0, 255]), masks(tmp_path / "theirs", [0, 255])
     write_label(ours / "case2.png", np.eye(9, dtype=np.uint8))

@@ -51,7 +51,7 @@ def test_a_file_many_files_a_pattern(run, tmp_path):
     assert predict(run, one, output=tmp_path / "a").files == (tmp_path / "a" / "p00_v0.png",)
     assert len(predict(run, [str(one), two], output=tmp_path / "b").files) == 2
     assert len(predict(run, [tmp_path / "images" / "*_v1.png"], output=tmp_path / "c").files) == 8
-    assert find_pictures([one, one]) == [one]
+    assert find_pictures([one, one]) == ([one], [])
 
 
 def test_grey_rgba_and_16_bit_pictures(run, tmp_path):
@@ -68,6 +68,18 @@ def test_grey_rgba_and_16_bit_pictures(run, tmp_path):
     assert len(done.files) == 5 and not done.errors
     for path in done.files:
         np.testing.assert_array_equal(pixels(path) > 0, label > 0)
+
+
+def test_masks_beside_their_pictures_are_left_out(run, tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for name in ("a.png", "a_mask.png", "a_mask_1.png", "b.png", "lone_mask.png"):
+        shutil.copy(tmp_path / "images" / "p00_v0.png", folder / name)
+    done = predict(run, folder, output=tmp_path / "out")
+    assert [path.name for path in done.files] == ["a.png", "b.png", "lone_mask.png"]
+    assert "2 files" in done.notes[0] and "a_mask.png" in done.__rich__()
+    # What is named as a file is taken at its word.
+    assert len(predict(run, folder / "a_mask.png", output=tmp_path / "out").files) == 1
 
 
 def test_overlays_and_probabilities(run, tmp_path):

@@ -177,8 +177,16 @@ def _pair(predictions: Path, references: Path) -> tuple[list[tuple[Case, Case]],
     unjudged = sum(not pair.labels for pair in found)
     notes = [f"{unjudged} predictions have no reference and were left out"] if unjudged else []
     notes += [text for text in problems if "has the name of" in text]
-    pairs = [(Case(p.name, (), (p.image,)), Case(p.name, (), p.labels)) for p in found if p.labels]
+    pairs = [
+        (Case(p.name, (), (p.image,)), Case(p.name, (), _masks_only(p.labels, p.image))) for p in found if p.labels
+    ]
     return pairs, notes
+
+
+def _masks_only(references: Sequence[Path], prediction: Path) -> tuple[Path, ...]:
+    """Drop the picture itself where a folder holds pictures and masks together (`a.png a_mask.png`)."""
+    masks = tuple(path for path in references if path.stem != prediction.stem)
+    return masks or tuple(references)
 
 
 def _label_maps(pairs: Sequence[tuple[Case, Case]]) -> tuple[LabelMap, LabelMap, str]:

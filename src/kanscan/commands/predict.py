@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 #: What the pixels of a written label map may hold.
 VALUES = ("labels", "indices")
+#: How a mask that lies beside its picture is called.
+_MASK_NAME = re.compile(r"[ _-](?:mask|segmentation|seg|label|anno|gt)(?:[ _-]?\d+)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,14 @@ class Predictions:
         files: Label maps, in the order of the pictures.
         values: Class name -> value it has in the label maps.
         errors: A sentence for each picture that could not be predicted.
+        notes: What was left out.
     """
 
     output: Path
     files: tuple[Path, ...]
     values: dict[str, int]
     errors: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -40,6 +45,7 @@ class Predictions:
             "files": [str(path) for path in self.files],
             "values": self.values,
             "errors": list(self.errors),
+            "notes": list(self.notes),
         }
 
     def __rich__(self) -> str:
@@ -49,6 +55,7 @@ class Predictions:
         meaning = ", ".join(f"{value} = {name}" for name, value in self.values.items())
         plural = "s" * (len(self.files) != 1)
         lines = [f"{len(self.files)} label map{plural} in {self.output} ({meaning})"]
+        lines += [f"note: {text}" for text in self.notes]
         if self.errors:
             lines.append(f"{len(self.errors)} of {len(self.files) + len(self.errors)} pictures could not be predicted:")
             lines += [f"error: {text}" for text in self.errors]
@@ -105,7 +112,7 @@ def predict(
     if values not in VALUES:
         raise ValueError(unknown("kind of values", values, VALUES))
     opened, folder = Run.open(run), Path(output)
-    pictures = find_pictures([images] if isinstance(images, str | Path) else images)
+    pictures, notes = find_pictures([images] if isinstance(images, str | Path) else images)
     targets = _targets(pictures, folder, overwrite, overlays, probabilities)
     serve = predictor(opened, device=device, flips=flips)
     stored = stored_values(opened.facts.get("label_map"), len(serve.class_names), values)
@@ -120,11 +127,14 @@ def predict(
         else:
             files.append(target)
     meaning = dict(zip(serve.class_names, stored, strict=True))
-    return Predictions(folder, tuple(files), meaning, tuple(errors))
+    return Predictions(folder, tuple(files), meaning, tuple(errors), tuple(notes))
 
 
-def find_pictures(inputs: Iterable[str | Path]) -> list[Path]:
+def find_pictures(inputs: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
     """List the pictures that files, folders and patterns (`*.png`) name, in their order, folders sorted by name.
+
+    Returns:
+        The pictures, and what was left out: masks that lie beside their pictures in a folder.
 
     Raises:
         FileNotFoundError: There is nothing at a path.
@@ -133,6 +143,7 @@ def find_pictures(inputs: Iterable[str | Path]) -> list[Path]:
     from kanscan.data.io import IMAGE_SUFFIXES, is_image_file
 
     found: list[Path] = []
+    notes: list[str] = []
     for item in inputs:
         path = Path(item)
         if path.is_dir():
@@ -142,7 +153,12 @@ def find_pictures(inputs: Iterable[str | Path]) -> list[Path]:
                 hint = f"; it holds the folders {', '.join(below[:5])}: name one of them" if below else ""
                 endings = ", ".join(sorted(IMAGE_SUFFIXES))
                 raise ValueError(f"no picture in the folder {path} (looked for {endings}){hint}")
-            found += inside
+            masks = _masks_among(inside)
+            if masks:
+                notes.append(
+                    f"{len(masks)} files in {path} look like masks of others and were left out, first {masks[0].name}"
+                )
+            found += [p for p in inside if p not in set(masks)]
         elif path.exists():
             found.append(path)
         elif matches := sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
@@ -151,7 +167,12 @@ def find_pictures(inputs: Iterable[str | Path]) -> list[Path]:
             raise FileNotFoundError(f"no picture or folder at {path}")
     if not found:
         raise ValueError("no picture was named; give files or a folder of pictures")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found)), notes
+
+
+def _masks_among(pictures: Sequence[Path]) -> list[Path]:
+    names = {path.stem for path in pictures}
+    return [p for p in pictures if (bare := _MASK_NAME.sub("", p.stem)) != p.stem and bare in names]
 
 
 def _targets(
