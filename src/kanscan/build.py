@@ -14,15 +14,14 @@ from kanscan.complexity import num_parameters
 from kanscan.config import Recipe, with_root
 from kanscan.data import READERS, Case
 from kanscan.data.loader import SegmentationDataset, make_loader
-from kanscan.data.source import Source, open_source
+from kanscan.data.source import Selection, Source, open_source
 from kanscan.data.splits import Split, make_split
 from kanscan.data.transforms import AUGMENTATIONS, Preprocessing
 from kanscan.models import MODELS, create_model, model_options
 from kanscan.models.base import SegmentationModel
 from kanscan.models.fitting import check_fit, complete_options
-from kanscan.models.released import load_into
+from kanscan.models.released import load_into, read_weights
 from kanscan.predictor import Predictor
-from kanscan.registry import unknown
 from kanscan.run import Run
 from kanscan.training.checkpoint import Files, Keeper, is_finished
 from kanscan.training.device import choose_device, device_text
@@ -103,18 +102,39 @@ def network_options(recipe: Recipe, channels: int, num_classes: int) -> dict[str
 
 
 def build_model(recipe: Recipe, options: Mapping[str, Any]) -> SegmentationModel:
-    """Build the network with fresh weights drawn from the recipe's seed, or with those of `model.weights`.
+    """Build the network with fresh weights drawn from the recipe's seed.
 
     Raises:
-        ValueError: The network cannot take the recipe's images, or the weights are not its own.
+        ValueError: The network cannot take the recipe's images.
     """
     torch.manual_seed(recipe.seed)
     model = create_model(recipe.model.name, **options)
     assert isinstance(model, SegmentationModel)  # complete_options refused the others
     check_fit(model, recipe.data.image_size, recipe.loss.deep_supervision)
-    if recipe.model.weights is not None:
-        load_into(model, recipe.model.weights)
     return model
+
+
+def load_weights(recipe: Recipe, model: SegmentationModel) -> str:
+    """Fill a fresh network from `model.weights` or `model.pretrained`, where the recipe names one.
+
+    Returns:
+        What was taken, or "".
+
+    Raises:
+        ValueError: Both are named, the weights do not belong to the network, or it takes no pretrained ones.
+    """
+    part = recipe.model
+    if part.weights is not None and part.pretrained is not None:
+        raise ValueError("model.weights and model.pretrained are both set; a network starts from one of them")
+    if part.weights is not None:
+        load_into(model, part.weights)
+        return f"the network starts from {part.weights}"
+    if part.pretrained is None:
+        return ""
+    load: Any = getattr(model, "load_pretrained", None)
+    if load is None:
+        raise ValueError(f"model {part.name} has no pretrained encoder to load; leave out model.pretrained")
+    return f"{part.pretrained}: {load(read_weights(part.pretrained))}"
 
 
 def build_task(recipe: Recipe, model: SegmentationModel) -> SegmentationTask:
@@ -210,12 +230,14 @@ def prepare(recipe: Recipe, split: Split | None = None) -> Preparation:
     source = build_source(recipe)
     recipe = with_root(recipe, source.root)
     options = network_options(recipe, source.reader.channels, source.label_map.num_classes)
-    split = split or build_split(recipe, source.cases)
     model = build_model(recipe, options)
+    started = load_weights(recipe, model) if split is None else ""  # a run that goes on has weights in its state
+    split = split or build_split(recipe, source.cases)
     check_batch(recipe, model, len(split.train))
     loaders = build_loaders(recipe, source, split)
     notes = (
         warning,
+        started,
         f"{source.num_unlabelled} cases have no label and are left out" if source.num_unlabelled else "",
         split.caveat,
         "" if split.validation else "no validation cases: the last epoch's weights are kept as the best",
@@ -358,24 +380,7 @@ def load_predictor(path: str | Path, *, device: str = "auto", flips: bool | None
     return predictor(Run.open(path), device=device, flips=flips)
 
 
-@dataclass(frozen=True)
-class EvaluationCases:
-    """The labelled cases a run is judged on.
-
-    Attributes:
-        source: The data set, with reader and label map.
-        cases: The cases of the part.
-        part: "test", "validation", "train" or "all".
-        split: The run's split, with its caveat and digest.
-    """
-
-    source: Source
-    cases: tuple[Case, ...]
-    part: str
-    split: Split
-
-
-def evaluation_cases(run: Run, *, part: str = "test", root: str | Path | None = None) -> EvaluationCases:
+def evaluation_cases(run: Run, *, part: str = "test", root: str | Path | None = None) -> Selection:
     """Find the cases a run is judged on.
 
     Args:
@@ -388,9 +393,6 @@ def evaluation_cases(run: Run, *, part: str = "test", root: str | Path | None = 
         ValueError: The part is unknown or empty, or the data do not fit the run.
         FileNotFoundError: The data are not there.
     """
-    parts = ("test", "validation", "train", "all")
-    if part not in parts:
-        raise ValueError(unknown("part", part, parts))
     split, names = Split.load(run.split_path), run.facts["class_names"]
     source = build_source(run.recipe, root)
     if len(names) != source.label_map.num_classes:
@@ -398,9 +400,4 @@ def evaluation_cases(run: Run, *, part: str = "test", root: str | Path | None = 
             f"{source.root} has the classes {', '.join(source.label_map.names)}; "
             f"this run tells {', '.join(names)} apart"
         )
-    if part == "all":
-        return EvaluationCases(source, source.cases, part, split)
-    ids = getattr(split, part)
-    if not ids:
-        raise ValueError(f"the split of {run.path} has no {part} cases; choose another part")
-    return EvaluationCases(source, source.only(ids, f"the split of {run.path}"), part, split)
+    return source.select(part, split, f"the split of {run.path}")

@@ -25,6 +25,8 @@ class ModelConfig(_Part):
     options: dict[str, Any] = Field(default_factory=dict)
     #: Start from these weights (a run's model.safetensors or a released checkpoint) instead of fresh ones.
     weights: Path | None = None
+    #: Start the encoder from these ImageNet weights (networks built on VMamba only); the rest stays fresh.
+    pretrained: Path | None = None
 
 
 class DataConfig(_Part):

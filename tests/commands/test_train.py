@@ -337,6 +337,25 @@ def test_weights_to_start_from(tiny, finished, tmp_path):
     torch.testing.assert_close(ours[name], theirs[name])
 
 
+def test_pretrained_encoders(tiny, tmp_path):
+    from kanscan.build import build_model, load_weights, network_options
+    from kanscan.config import load_recipe
+    from kanscan.models import released_state_dict
+
+    path = tmp_path / "imagenet.pth"
+    recipe = load_recipe("", {"model.name": "vm_unet", "model.options": {"channels": 8}, "model.pretrained": str(path)})
+    model = build_model(recipe, network_options(recipe, 3, 2))
+    released = released_state_dict(model).items()
+    torch.save({"model": {k.removeprefix("vmunet."): torch.full_like(v, 0.5) for k, v in released}}, path)
+    assert "tensors of the encoder" in load_weights(recipe, model)
+    assert sum(bool((p == 0.5).all()) for p in model.encoder.parameters()) > 50
+    with pytest.raises(ValueError, match="has no pretrained encoder"):
+        train(tiny[0], [*tiny[1], f"model.pretrained={path}"], output=tmp_path / "run")
+    with pytest.raises(ValueError, match="both set"):
+        train(tiny[0], [*tiny[1], f"model.pretrained={path}", f"model.weights={path}"], output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_failure_in_the_first_epoch_leaves_room_for_a_second_try(tiny, tmp_path):
     with pytest.raises(ValueError, match="loss became"):
         train(tiny[0], [*tiny[1], "optim.lr=1e30"], epochs=2, output=tmp_path / "run")
