@@ -1,12 +1,19 @@
-"""KAN linear against its floor (the matrix products alone) and the usual dense recursion."""
+"""KAN linear and KAonv against their floors: the matrix products alone, and the plain convolution.
+
+python benchmarks/ops.py [kan_linear] [ka_conv]
+"""
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from protocol import demand_green, interleave, record
 
 from kanscan.ops.bspline import kan_linear, vectorized
+from kanscan.ops.kaconv import ka_conv
 
 #: (tokens, inputs, outputs)
 WORK = [(4096, 256, 256), (2048, 320, 320)]
@@ -46,8 +53,44 @@ def kan(tokens: int, inputs: int, outputs: int) -> None:
     record("kan_linear", f"{work}, forward + backward", interleave(backward), "three products of given columns")
 
 
+#: (batch, channels, height, width, outputs, groups)
+MAPS = [(2, 64, 128, 128, 64, 1), (2, 64, 128, 128, 64, 64)]
+
+
+def kaonv(batch: int, channels: int, height: int, width: int, outputs: int, groups: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(batch, channels, height, width, requires_grad=True)
+    u = torch.randn(outputs, channels // groups, 3, 3, requires_grad=True)
+    v = torch.randn(outputs, 8, requires_grad=True)
+    grad = torch.randn(batch, outputs, height, width)
+    window = {"padding": 1, "groups": groups}
+    candidates = {
+        "plain convolution": lambda: F.conv2d(x, u, **window),
+        "SiLU and convolution": lambda: F.conv2d(F.silu(x), u, **window),
+        "kanscan factorized": lambda: ka_conv(x, u, v, backend="torch", **window),
+    }
+    # Gigabytes of temporaries: one round, and not for the depth-wise layer, where it costs the same.
+    naive = {"unfold and naive bases": lambda: ka_conv(x, u, v, backend="reference", **window)} if groups == 1 else {}
+    work = f"KAonv 3x3 {batch}x{channels}x{height}x{width}->{outputs}" + (", depth-wise" if groups > 1 else "")
+
+    def both_ways(runs: dict[str, Callable[[], torch.Tensor]]) -> dict[str, Callable[[], object]]:
+        return {name: lambda run=run: run().backward(grad) for name, run in runs.items()}
+
+    with torch.no_grad():
+        times = interleave(candidates) | interleave(naive, rounds=len(naive))
+    record("ka_conv", f"{work}, forward", times, "plain convolution")
+    times = interleave(both_ways(candidates)) | interleave(both_ways(naive), rounds=len(naive))
+    record("ka_conv", f"{work}, forward + backward", times, "plain convolution")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    demand_green("tests/ops/test_bspline.py")
-    for work in WORK:
-        kan(*work)
+    chosen = sys.argv[1:] or ["kan_linear", "ka_conv"]
+    if "kan_linear" in chosen:
+        demand_green("tests/ops/test_bspline.py")
+        for work in WORK:
+            kan(*work)
+    if "ka_conv" in chosen:
+        demand_green("tests/ops/test_kaconv.py")
+        for job in MAPS:
+            kaonv(*job)
