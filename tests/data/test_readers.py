@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from kanscan.data import READERS, make_reader, recognize
+from kanscan.data import READERS, Case, DatasetReader, LabelMap, Survey, make_reader, recognize
 from kanscan.data.io import read_label, read_pair
 from kanscan.data.label_values import LabelValues, infer_label_map
 from kanscan.data.mni152 import write_mni152
@@ -524,6 +524,30 @@ def test_unknown_names_get_the_nearest(draw, tmp_path: Path):
         make_reader("buis", tmp_path)
     with pytest.raises(ValueError, match="unknown option of reader 'folder' 'label': did you mean 'labels'"):
         make_reader("auto", tmp_path, label="auto")
+
+
+def test_a_reader_added_by_others_is_asked_first(draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Mine(DatasetReader):
+        key = "mine"
+
+        def __init__(self, ending: str = "png") -> None:
+            self.ending = ending
+            self.label_map = LabelMap()
+
+        @classmethod
+        def recognizes(cls, root: Path) -> bool:
+            return (root / "images").is_dir()
+
+        def survey(self, root: Path) -> Survey:
+            return Survey(tuple(Case(p.stem, (p,)) for p in sorted((root / "images").glob(f"*.{self.ending}"))))
+
+    pairs(draw, tmp_path)
+    monkeypatch.setitem(READERS, "mine", Mine)
+    assert recognize(tmp_path) == "mine"
+    assert [c.id for c in make_reader("auto", tmp_path).cases(tmp_path)] == list(NAMES)
+    assert make_reader("mine", tmp_path, ending="bmp").cases(tmp_path) == []
+    with pytest.raises(ValueError, match="did you mean 'ending'"):
+        make_reader("mine", tmp_path, endings="bmp")
 
 
 def test_a_lone_folder_is_entered_and_an_archive_leftover_ignored(draw, tmp_path: Path):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from kanscan.data.base import Case
-from kanscan.data.readers.cvc import sequence_of
 from kanscan.data.similarity import NEAR, near_pairs, read_signature, sign
 from kanscan.data.splits import Split, group_cases, make_split
 
@@ -177,11 +176,3 @@ def test_impossible_splits(cases):
         make_split([cases[0], cases[0]])
     with pytest.raises(ValueError, match="no case to split"):
         make_split([])
-
-
-def test_the_real_videos_and_look_alikes(real_data: Path):
-    from kanscan.data import make_reader
-
-    root = real_data / "CVC-ClinicDB"
-    cases = make_reader("auto", root).cases(root)
-    assert len(cases) == 612 and all(c.group == sequence_of(c.id) for c in cases)

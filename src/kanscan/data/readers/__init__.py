@@ -21,7 +21,8 @@ from kanscan.data.readers.ph2 import PH2
 from kanscan.data.readers.polyp import Polyp
 from kanscan.registry import Registry, unknown
 
-#: Readers by key, the most specific layouts first: recognition takes the first that fits.
+#: Readers by key, the most specific layouts first: recognition takes the first that fits, but asks
+#: readers added by others before all of these.
 READERS: Registry[type[DatasetReader]] = Registry(
     "reader",
     {
@@ -40,6 +41,7 @@ READERS: Registry[type[DatasetReader]] = Registry(
         "paired": Paired,
     },
 )
+_BUILT_IN = tuple(READERS)
 _VOLUMES = (".nii", ".nii.gz", ".dcm", ".mha", ".nrrd")
 
 
@@ -65,8 +67,11 @@ def recognize(root: str | Path) -> str:
     """
     root = check_folder(Path(root))
 
+    # Readers that somebody added know their layout better than the general ones here.
+    order = sorted(READERS, key=lambda key: key in _BUILT_IN)
+
     def key_of(folder: Path) -> str | None:
-        return next((key for key, reader in READERS.items() if reader.recognizes(folder)), None)
+        return next((key for key in order if READERS[key].recognizes(folder)), None)
 
     found = home(root, lambda folder: key_of(folder) is not None)
     if found is not None:
