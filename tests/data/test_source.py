@@ -22,7 +22,7 @@ def test_labelled_cases_are_served_and_the_others_counted(draw, root: Path):
     assert [case.id for case in source.cases] == ["a", "b", "c"] and source.num_unlabelled == 1
     assert source.label_map is source.reader.label_map
     assert [case.id for case in source.only(["c", "a"], "the run")] == ["c", "a"]
-    with pytest.raises(ValueError, match="the run names 1 cases that .* does not hold, first 'x'"):
+    with pytest.raises(ValueError, match=r"the run names 1 cases that .* does not hold, first 'x'"):
         source.only(["a", "x"], "the run")
 
 
