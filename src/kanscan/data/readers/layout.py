@@ -11,7 +11,10 @@ from kanscan.data.base import DatasetReader
 from kanscan.data.io import is_image_file
 
 #: Names of image folders, most telling first; compared without case, spaces, hyphens and underscores.
-IMAGE_FOLDERS = ("images", "image", "imgs", "img", "original", "originals", "input", "inputs", "pictures", "data", "x")
+IMAGE_FOLDERS = (
+    *("images", "image", "imgs", "img", "original", "originals", "input", "inputs", "pictures", "pics", "photos"),
+    *("frames", "scans", "slices", "data", "x"),
+)
 #: Names of label folders, likewise.
 LABEL_FOLDERS = (
     *("masks", "mask", "labels", "label", "gt", "gts", "groundtruth", "groundtruths", "annotations", "annotation"),
