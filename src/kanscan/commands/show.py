@@ -139,11 +139,16 @@ def _datasets() -> Listing:
 
 
 def _dataset(name: str) -> Listing:
+    import inspect
+
     from kanscan.data import READERS
 
     cls = READERS[name]
-    rows = [("title", cls.title), ("modality", cls.modality), ("terms", cls.licence), ("citation", cls.citation)]
-    return Listing(name, ("fact", "value"), rows, ("Expected layout:", cls.layout))
+    facts = (("title", cls.title), ("modality", cls.modality), ("terms", cls.licence), ("citation", cls.citation))
+    rows = [(fact, text) for fact, text in facts if text]
+    options = [p for p in inspect.signature(cls).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    rows += [(f"data.options.{p.name}", f"default {p.default!r}") for p in options]
+    return Listing(name, ("fact", "value"), rows, ("Expected layout:", "", inspect.cleandoc(cls.layout)))
 
 
 def _recipes() -> Listing:
