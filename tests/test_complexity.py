@@ -27,6 +27,16 @@ def test_both_conventions_of_ukan(options: dict, macs: int, profiler_macs: int, 
     assert cost.paper_gflops == pytest.approx(printed, abs=0.005)
 
 
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [("unet", 524.178948096), ("attention_unet", 533.054783488), ("unet_plus_plus", 1109.284356096)],
+)
+def test_the_papers_convention_of_the_baselines(name: str, printed: float) -> None:
+    with torch.device("meta"):
+        model = create_model(name)
+    assert complexity(model, (3, 256, 256)).paper_gflops == pytest.approx(printed, abs=1e-8)
+
+
 def test_by_hand() -> None:
     model = nn.Sequential(
         nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Upsample(scale_factor=2), nn.AvgPool2d(2)

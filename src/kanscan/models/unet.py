@@ -39,10 +39,12 @@ class UpConv(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.norm = nn.BatchNorm2d(out_channels)
+        # A module, because the papers' profiler counts modules.
+        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a map of twice the size."""
-        return F.relu(self.norm(self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))))
+        return F.relu(self.norm(self.conv(self.upsample(x))))
 
 
 class AttentionGate(nn.Module):
@@ -252,6 +254,8 @@ class UNetPlusPlus(SegmentationModel):
             }
         )
         self.depth = len(channels)
+        # A module, because the papers' profiler counts modules.
+        self.upsample = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
         self.head = nn.Conv2d(channels[0], out_channels, 1)
         self.side_heads = nn.ModuleList(
             nn.Conv2d(channels[0], out_channels, 1) for _ in channels[2:] if deep_supervision
@@ -280,7 +284,6 @@ class UNetPlusPlus(SegmentationModel):
         rows = [[node] for node in _encode(encoder, x)]
         for j in range(1, self.depth):
             for i, row in enumerate(rows[: self.depth - j]):
-                below = rows[i + 1][j - 1]
-                below = F.interpolate(below, scale_factor=2, mode="bilinear", align_corners=True)
+                below = self.upsample(rows[i + 1][j - 1])
                 row.append(self.nodes[f"{i}_{j}"](torch.cat([*row, below], dim=1)))
         return rows[0]
