@@ -22,7 +22,7 @@ from kanscan.models.base import SegmentationModel
 from kanscan.models.vmkla_unet import MKCSABlock, VMKLAUNet
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-SLIPS = {k: v for k, v in VMKLAUNet.presets["release"].items()}
+SLIPS = {k: v for k, v in VMKLAUNet.presets["release"].items() if k != "conv_init"}
 TINY: dict[str, Any] = {
     "channels": 8,
     "d_state": 4,
@@ -307,6 +307,19 @@ def test_presets_run_on_rectangles_and_learn(preset: str) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_fresh_convolutions_and_linear_layers() -> None:
+    torch.manual_seed(0)
+    bounds = {}
+    for preset in ("paper", "release"):
+        block = create_model("vmkla_unet", preset=preset, **TINY).decoder.stages[0][0]
+        bounds[preset] = float(block.conv.weight.detach().abs().max())
+        assert 0.018 < float(block.proj_in.weight.detach().std()) < 0.022
+        assert float(block.proj_in.bias.detach().abs().max()) == 0
+    # A third is 1 / sqrt(9); the truncated normal rarely leaves three deviations.
+    assert 0.3 < bounds["paper"] <= 1 / 3
+    assert bounds["release"] < 0.1
+
+
 def test_ablations_exchange_the_half_they_name() -> None:
     blocks = {}
     for preset in ("paper", "mkla", "mlla", "mlcsa"):
@@ -343,6 +356,7 @@ def test_each_has_its_own_kan_where_asked() -> None:
         ({"rotary": "rows"}, "rotary"),
         ({"channel_pooling": "max"}, "pooling"),
         ({"spline_basis": "as_coded", "grid_size": 4}, "odd grid_size"),
+        ({"conv_init": "normal"}, "truncated_normal"),
         ({"discretization": "exact"}, "discretization"),
         ({"channels": 90}, "multiple of 4"),
     ],

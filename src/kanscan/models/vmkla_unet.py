@@ -39,6 +39,7 @@ LINEAR_BLOCKS = {
 }
 #: Blocks of the decoder that scan.
 SCAN_BLOCKS = ("csa", "vss")
+CONV_INITS = ("uniform", "truncated_normal")
 #: Attribute under which the released wrapper holds the network.
 _WRAPPER = "model."
 #: What the released network computes in the place of what its paper describes.
@@ -50,6 +51,7 @@ _SLIPS: dict[str, Any] = {
     "channel_pooling": "average_twice",
     "rotary": "columns",
 }
+_RELEASE: dict[str, Any] = {**_SLIPS, "conv_init": "truncated_normal"}
 
 
 class MKCSABlock(nn.Module):
@@ -250,6 +252,8 @@ class VMKLAUNet(SegmentationModel):
         attention_norm: Normalize the attention before the product (released, not drawn).
         skip_at_quarter: Add the skip at a quarter of the size too (drawn; stored and never used as released).
         discretization: "euler" (released) or "zoh".
+        conv_init: How convolutions start: "uniform" (bound 1/sqrt(fan_in), as in VM-UNet), or "truncated_normal" of
+            deviation 0.02 (released), with which the first epochs without ImageNet weights are slower.
         grid_size: Intervals of the spline grid.
         spline_order: Degree of the splines.
         grid_range: Ends of the spline grid.
@@ -265,8 +269,8 @@ class VMKLAUNet(SegmentationModel):
     paper: ClassVar[str | None] = "vmkla_unet"
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "paper": {},
-        "release": _SLIPS,
-        "release_synapse": {**_SLIPS, "encoder_depths": (2, 2, 27, 2)},
+        "release": _RELEASE,
+        "release_synapse": {**_RELEASE, "encoder_depths": (2, 2, 27, 2)},
         "encoder_2222": {"encoder_depths": (2, 2, 2, 2)},
         "encoder_2292": {"encoder_depths": (2, 2, 9, 2)},
         "encoder_22272": {"encoder_depths": (2, 2, 27, 2)},
@@ -337,6 +341,7 @@ class VMKLAUNet(SegmentationModel):
         attention_norm: bool = True,
         skip_at_quarter: bool = False,
         discretization: str = "euler",
+        conv_init: str = "uniform",
         grid_size: int = 5,
         spline_order: int = 3,
         grid_range: tuple[float, float] = (-1.0, 1.0),
@@ -346,6 +351,8 @@ class VMKLAUNet(SegmentationModel):
             raise ValueError(unknown("decoder block", block, (*LINEAR_BLOCKS, *SCAN_BLOCKS)))
         if spline_basis not in SPLINE_BASES:
             raise ValueError(unknown("spline basis", spline_basis, SPLINE_BASES))
+        if conv_init not in CONV_INITS:
+            raise ValueError(unknown("start of convolutions", conv_init, CONV_INITS))
         if len(num_heads) != 4:
             raise ValueError(f"num_heads must be four numbers, finest stage first, got {num_heads}")
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, (STRIDE, STRIDE)
@@ -381,12 +388,14 @@ class VMKLAUNet(SegmentationModel):
             widths, decoder_depths, build, drop_path=drop_path, skip_at_quarter=skip_at_quarter
         )
         self.head = nn.Conv2d(widths[0] // 4, out_channels, 1)
+        self.conv_init = conv_init
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw linear and convolution weights from a truncated normal of deviation 0.02, as released."""
+        """Draw linear layers, and convolutions where asked, from a truncated normal of deviation 0.02."""
+        small = (nn.Linear, nn.Conv2d) if self.conv_init == "truncated_normal" else (nn.Linear,)
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
+            if isinstance(module, small):
                 nn.init.trunc_normal_(module.weight, std=0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
