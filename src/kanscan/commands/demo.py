@@ -136,8 +136,8 @@ def demo(
 
     from kanscan.config import load_recipe, parse_overrides
 
-    # Where other programs keep the cores busy, threads that wait in a loop make training many times slower. Has an effect
-    # only if torch is not loaded yet, as from the shell.
+    # Where other programs keep the cores busy, threads that wait in a loop make training many times slower. This has an
+    # effect only if torch is not loaded yet, as from the shell.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     folder = Path(output)
     name, note = choose_source(data, folder)
