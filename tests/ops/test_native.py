@@ -40,7 +40,7 @@ def test_a_missing_or_broken_library_is_explained(tmp_path: Path, monkeypatch: p
     assert "not built" in str(native._absence(""))
     native._library.cache_clear()
     (tmp_path / "_native.so").write_bytes(b"no library")
-    assert "cannot be loaded" in str(native._absence(""))
+    assert "does not load" in str(native._absence(""))
     native._library.cache_clear()
 
 

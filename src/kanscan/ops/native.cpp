@@ -36,6 +36,9 @@ struct Buffer {
 
 }  // namespace
 
+// Counted up when the arguments of a kernel change, so that an old library is not called with new ones.
+EXPORT int kanscan_interface() { return 1; }
+
 EXPORT void kanscan_use_team(void* entry) { team = reinterpret_cast<Team>(entry); }
 
 EXPORT void kanscan_parallel(int64_t num_tasks, int64_t num_threads, void (*body)(void*, int64_t), void* context) {

@@ -18,7 +18,10 @@ import torch
 from torch import Tensor
 
 LIBRARY = Path(__file__).with_name("_native.so")
-INSTRUCTION_SETS = ("base", "avx2", "avx512")
+#: Instruction sets and the numbers in one of their vectors, best last.
+LANES = {"base": 4, "avx2": 8, "avx512": 16}
+#: What the library has to answer to fit this file: the interface is changed together with this number.
+INTERFACE = 1
 VARIABLE = "KANSCAN_KERNELS"
 
 
@@ -58,10 +61,12 @@ def usable_instruction_sets() -> list[str]:
         return []
     try:
         library = _library()
-    except OSError:
+        if library.kanscan_interface() != INTERFACE:
+            return []
+    except (OSError, AttributeError):
         return []
     best = library.kanscan_instruction_set()
-    return [name for name in INSTRUCTION_SETS[: best + 1] if hasattr(library, f"kanscan_kan_forward_{name}")]
+    return [name for name in list(LANES)[: best + 1] if hasattr(library, f"kanscan_kan_forward_{name}")]
 
 
 def _absence(wanted: str) -> str | None:
@@ -71,7 +76,7 @@ def _absence(wanted: str) -> str | None:
         return "they were not built when kanscan was installed; with GCC or Clang at hand, install it again"
     here = usable_instruction_sets()
     if not here:
-        return f"the library {LIBRARY.name} cannot be loaded on this system; install kanscan again"
+        return f"the library {LIBRARY.name} does not load or belongs to another version; install kanscan again"
     if wanted and wanted not in here:
         return f"the environment says {VARIABLE}={wanted}, but here are {', '.join(here)}"
     return None

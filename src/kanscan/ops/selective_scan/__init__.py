@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kanscan.ops.backend import choose
-from kanscan.ops.selective_scan import chunked, reference
+from kanscan.ops.selective_scan import chunked, cpu, reference
 
 __all__ = ["DISCRETIZATIONS", "selective_scan", "without_autocast"]
 
@@ -19,6 +19,7 @@ __all__ = ["DISCRETIZATIONS", "selective_scan", "without_autocast"]
 DISCRETIZATIONS = ("euler", "zoh")
 
 _SCAN: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "cpu": cpu.selective_scan,
     "torch": chunked.selective_scan,
     "reference": reference.selective_scan,
 }
@@ -105,13 +106,14 @@ def selective_scan(
         delta_softplus: Apply the softplus.
         discretization: "euler" or "zoh".
         return_last_state: Return the last state too.
-        backend: "auto", "torch" or "reference".
+        backend: "auto", "cpu" (compiled kernel), "torch" or "reference".
 
     Returns:
         `y` in the dtype of `u`, or `(y, last_state)` with the state in the dtype it was computed in.
 
     Raises:
-        ValueError: Shapes do not fit together, or the discretization or the backend is unknown.
+        ValueError: Shapes do not fit together, the discretization or the backend is unknown, or the
+            backend cannot serve.
 
     Example:
         >>> u, delta, B = torch.ones(1, 2, 5), torch.ones(1, 2, 5), torch.ones(1, 4, 5)
@@ -119,7 +121,7 @@ def selective_scan(
         torch.Size([1, 2, 5])
     """
     check_arguments(u, delta, A, B, C, D, z, delta_bias, initial_state, discretization)
-    implementation = choose("selective_scan", _SCAN, backend)
+    implementation = choose("selective_scan", _SCAN, backend, {"cpu": cpu.refusal(u, B, C, discretization)})
     wide = torch.float64 if u.dtype == torch.float64 else torch.float32
     required = [t.to(wide) for t in (u, delta, A, B, C)]
     optional = [None if t is None else t.to(wide) for t in (D, z, delta_bias, initial_state)]

@@ -61,7 +61,7 @@ def selective_scan(
         _per_pair(A, batch, groups),
         _matrix(B, batch, groups),
         _matrix(C, batch, groups),
-        state.reshape(*shape, -1).transpose(1, 2).contiguous(),
+        state.reshape(*shape, A.shape[1]).transpose(1, 2).contiguous(),
         discretization == "zoh",
     )
     y = y.reshape(batch, channels, length)
@@ -69,7 +69,7 @@ def selective_scan(
         y = torch.addcmul(y, u, D[:, None])
     if z is not None:
         y = y * F.silu(z)
-    return y, last.transpose(1, 2).reshape(batch, channels, -1)
+    return y, last.transpose(1, 2).reshape(batch, channels, A.shape[1])
 
 
 def _num_groups(matrix: Tensor) -> int:
@@ -80,7 +80,7 @@ def _per_pair(t: Tensor, batch: int, groups: int) -> Tensor:
     """(channels, states) -> (sequences, states, width)."""
     channels, states = t.shape
     grouped = t.view(groups, channels // groups, states).transpose(1, 2)
-    return grouped.expand(batch, -1, -1, -1).reshape(batch * groups, states, -1)
+    return grouped.expand(batch, -1, -1, -1).reshape(batch * groups, states, channels // groups)
 
 
 def _matrix(t: Tensor, batch: int, groups: int) -> Tensor:

@@ -1,0 +1,221 @@
+"""The selective scan by the compiled kernel: states in registers, backward from states kept at each chunk of time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kanscan.ops import native
+
+# Schemas are written out: torch would read them off annotations, which a type checker at run time may have wrapped.
+_TENSORS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias"
+
+
+def refusal(u: Tensor, B: Tensor, C: Tensor, discretization: str) -> str | None:
+    """Return why the kernel cannot compute this call, or None if it can."""
+    if native.ABSENCE is not None:
+        return f"the compiled kernels are absent: {native.ABSENCE}"
+    if u.device.type != "cpu":
+        return f"the kernel computes on the processor, and the input is on {u.device.type}"
+    if u.dtype == torch.float64:
+        return "the kernel computes in float32, and float64 was asked for"
+    if discretization != "euler":
+        return f"the kernel has the discretization 'euler', and {discretization!r} was asked for"
+    if B.ndim == 2 or C.ndim == 2:
+        return "the kernel takes B and C that change with time, and one of them is constant"
+    return None
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    *,
+    delta_softplus: bool,
+    discretization: str,
+) -> tuple[Tensor, Tensor]:
+    """Return `y` and the last state; arguments as in `kanscan.ops.selective_scan`, all in float32."""
+    assert discretization == "euler"
+    B, C = _grouped(B, C)
+    tensors = (u, delta, A, B, C, D, delta_bias, initial_state)
+    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    y, last, _ = _forward(*tensors, delta_softplus, chunk_length(A.shape[1]), keep)
+    return (y if z is None else y * F.silu(z)), last
+
+
+def _grouped(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    """Give both matrices an axis of groups, the same number of them."""
+    B, C = (t.unsqueeze(1) if t.ndim == 3 else t for t in (B, C))
+    groups = max(B.shape[1], C.shape[1])
+    if groups % B.shape[1] or groups % C.shape[1]:
+        groups = B.shape[1] * C.shape[1]
+    B, C = (t if t.shape[1] == groups else t.repeat_interleave(groups // t.shape[1], dim=1) for t in (B, C))
+    return B, C
+
+
+def chunk_length(states: int) -> int:
+    """Steps from one kept state to the next: what is kept is at most an eighth of the inputs for up to 16 states."""
+    return max(64, min(256, 2048 // max(states, 1)))
+
+
+def _kept_shape(u: Tensor, B: Tensor, chunk: int) -> tuple[Any, ...]:
+    batch, channels, length = u.shape
+    groups, states = B.shape[1], B.shape[2]
+    width = channels // groups
+    return (batch, (length + chunk - 1) // chunk, groups, (width + 15) // 16 * 16, states)
+
+
+@torch.library.custom_op(
+    "kanscan::selective_scan",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"({_TENSORS}, Tensor? initial_state, bool delta_softplus, int chunk, bool keep)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+def _forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    delta_softplus: bool,
+    chunk: int,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    y, last, kept = _outputs(u, A, B, chunk, keep)
+    read = [_readable(t) for t in (u, delta, B, C)]
+    numbers = _numbers(u, B, chunk, _splits(u, B.shape[1]), delta_softplus, [*read, y])
+    plain = [None if t is None else t.contiguous() for t in (A, D, delta_bias, initial_state)]
+    scan_inputs = (*read[:2], plain[0], *read[2:], *plain[1:])
+    native.call("scan_forward", numbers, *scan_inputs, None, y, last, kept if keep else None)
+    return y, last, kept
+
+
+def _outputs(u: Tensor, A: Tensor, B: Tensor, chunk: int, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    last = u.new_empty((u.shape[0], u.shape[1], A.shape[1]))
+    return torch.empty_like(u), last, u.new_empty(_kept_shape(u, B, chunk) if keep else (0,))
+
+
+@_forward.register_fake
+def _(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    delta_softplus: bool,
+    chunk: int,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _outputs(u, A, B, chunk, keep)
+
+
+@torch.library.custom_op(
+    "kanscan::selective_scan_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"(Tensor grad_y, Tensor grad_last, {_TENSORS}, Tensor kept, bool delta_softplus, int chunk) -> Tensor[]",
+)
+def _backward(
+    grad_y: Tensor,
+    grad_last: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    kept: Tensor,
+    delta_softplus: bool,
+    chunk: int,
+) -> list[Tensor]:
+    """Return the gradients of u, delta, A, B, C, D, delta_bias and the initial state."""
+    batch, channels, _ = u.shape
+    read = [_readable(t) for t in (u, delta, B, C, grad_y)]
+    splits = _splits(u, B.shape[1])
+    grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
+    grad_B, grad_C = (u.new_empty((splits, *B.shape)) for _ in range(2))
+    # Sums over time for each sample: A, initial state, D, bias.
+    grad_A, grad_start = (u.new_empty((batch, *A.shape)) for _ in range(2))
+    grad_D, grad_bias = (u.new_empty((batch, channels)) for _ in range(2))
+    numbers = _numbers(u, B, chunk, splits, delta_softplus, [*read, grad_u, grad_delta])
+    plain = [None if t is None else t.contiguous() for t in (A, D, delta_bias)]
+    scan_inputs = (*read[:2], plain[0], *read[2:4], *plain[1:], None)
+    written = (grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias, grad_start)
+    native.call("scan_backward", numbers, *scan_inputs, kept, read[4], grad_last.contiguous(), *written)
+    whole_B, whole_C = (t[0] if splits == 1 else t.sum(0) for t in (grad_B, grad_C))
+    return [grad_u, grad_delta, grad_A.sum(0), whole_B, whole_C, grad_D.sum(0), grad_bias.sum(0), grad_start]
+
+
+@_backward.register_fake
+def _(
+    grad_y: Tensor,
+    grad_last: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    kept: Tensor,
+    delta_softplus: bool,
+    chunk: int,
+) -> list[Tensor]:
+    shapes = (A.shape, B.shape, C.shape, u.shape[1:2], u.shape[1:2], (u.shape[0], *A.shape))
+    return [torch.empty_like(u), torch.empty_like(delta), *(u.new_empty(shape) for shape in shapes)]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:7], output[2])
+    ctx.delta_softplus, ctx.chunk = inputs[8:10]
+
+
+def _gradients(ctx: Any, grad_y: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    grads = _backward(grad_y, grad_last, *ctx.saved_tensors, ctx.delta_softplus, ctx.chunk)
+    return (*(g if need else None for g, need in zip(grads, ctx.needs_input_grad[:8], strict=True)), None, None, None)
+
+
+_forward.register_autograd(_gradients, setup_context=_keep)
+
+
+def _readable(t: Tensor) -> Tensor:
+    """Return `t` itself where the kernel can read vectors along channels or time, and a copy elsewhere."""
+    return t if t.stride(-1) == 1 or t.stride(-2) == 1 else t.contiguous()
+
+
+def _splits(u: Tensor, groups: int) -> int:
+    """Return into how many parts the channels of a group are cut so that every thread has work."""
+    threads = torch.get_num_threads()
+    if threads == 1 or u.numel() == 0:
+        return 1
+    blocks = -(-(u.shape[1] // groups) // native.LANES[native.INSTRUCTION_SET])
+    return max(1, min(blocks, -(-2 * threads // (u.shape[0] * groups))))
+
+
+def _numbers(u: Tensor, B: Tensor, chunk: int, splits: int, delta_softplus: bool, views: list[Tensor]) -> Tensor:
+    """Put sizes and strides into the order the kernel reads them in."""
+    batch, channels, length = u.shape
+    groups, states = B.shape[1], B.shape[2]
+    width = channels // groups
+    strides: list[int] = []
+    for t in views:
+        s = t.stride()
+        strides += s if t.ndim == 4 else (s[0], width * s[1], s[1], s[2])
+    return torch.tensor([batch, groups, width, length, states, chunk, splits, delta_softplus, *strides])

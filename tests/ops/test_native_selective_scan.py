@@ -1,0 +1,249 @@
+"""The compiled selective scan against the definition in float64."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from kanscan.ops import native
+from kanscan.ops.selective_scan import cpu, selective_scan
+
+pytestmark = pytest.mark.skipif(native.ABSENCE is not None, reason=f"compiled kernels: {native.ABSENCE}")
+
+#: (batch, channels, length, states, groups)
+SIZES = [
+    (1, 1, 1, 1, 1),
+    (2, 6, 63, 3, 2),
+    (1, 17, 1000, 1, 1),
+    (1, 20, 131, 16, 1),
+    (2, 40, 70, 9, 2),
+    (1, 33, 90, 64, 1),
+    (1, 34, 65, 20, 2),
+    (0, 4, 5, 2, 1),
+    (2, 4, 0, 2, 1),
+]
+
+
+@pytest.fixture(params=native.usable_instruction_sets())
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(native, "INSTRUCTION_SET", request.param)
+    return request.param
+
+
+@pytest.fixture
+def unwritten_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kernel forgets to write becomes NaN."""
+    new_empty, empty_like = Tensor.new_empty, torch.empty_like
+    monkeypatch.setattr(Tensor, "new_empty", lambda t, *s, **k: new_empty(t, *s, **k).fill_(float("nan")))
+    monkeypatch.setattr(torch, "empty_like", lambda t, **k: empty_like(t, **k).fill_(float("nan")))
+
+
+def arguments(batch: int, channels: int, length: int, states: int, groups: int = 1) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(length + states)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    matrix = (batch, states, length) if groups == 1 else (batch, groups, states, length)
+    given = {
+        "u": draw(batch, channels, length),
+        "delta": draw(batch, channels, length) - 1,
+        "A": -torch.exp(draw(channels, states)),
+        "B": draw(*matrix),
+        "C": draw(*matrix),
+        "D": draw(channels),
+        "z": draw(batch, channels, length),
+        "delta_bias": draw(channels),
+        "initial_state": draw(batch, channels, states),
+    }
+    return {key: t.requires_grad_() for key, t in given.items()}
+
+
+def both_ways(given: dict[str, Tensor], backend: str, softplus: bool = True, **options: object) -> dict[str, Tensor]:
+    y, last = selective_scan(**given, delta_softplus=softplus, return_last_state=True, backend=backend, **options)
+    loss = sum((t * torch.cos(torch.arange(t.numel(), dtype=torch.float64)).view_as(t)).sum() for t in (y, last))
+    grads = torch.autograd.grad(loss, list(given.values()))
+    return {"y": y, "last": last, **{f"grad_{key}": g for key, g in zip(given, grads, strict=True)}}
+
+
+def wide(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: t.detach().double().requires_grad_() for key, t in given.items()}
+
+
+def compare(ours: dict[str, Tensor], exact: dict[str, Tensor], tolerance: float = 1e-5) -> None:
+    for key, expected in exact.items():
+        assert ours[key].shape == expected.shape
+        error = (ours[key].detach().double() - expected.detach()).norm()
+        assert error <= tolerance * expected.detach().norm().clamp(min=1e-2), key
+
+
+@pytest.mark.parametrize("softplus", [True, False])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.usefixtures("isa", "unwritten_is_nan")
+def test_values_and_gradients(size: tuple[int, ...], softplus: bool) -> None:
+    given = arguments(*size)
+    if not softplus:
+        # Without the softplus steps must not be negative, or states grow beyond any tolerance.
+        given["delta"] = given["delta"].detach().exp().requires_grad_()
+        given["delta_bias"] = given["delta_bias"].detach().abs().requires_grad_()
+    # The torch form in float64 is itself tested against the loop of the definition, and much faster.
+    compare(both_ways(given, "cpu", softplus), both_ways(wide(given), "torch", softplus))
+
+
+@pytest.mark.usefixtures("isa")
+def test_only_what_is_needed() -> None:
+    keys = ("u", "delta", "A", "B", "C")
+    given = {key: t for key, t in arguments(1, 20, 200, 4).items() if key in keys}
+    given["delta"] = given["delta"].detach().exp().requires_grad_()
+    compare(both_ways(given, "cpu", False), both_ways(wide(given), "torch", False))
+    alone = {key: t.detach() for key, t in given.items()}
+    with torch.no_grad():
+        y = selective_scan(**alone, backend="cpu")
+    assert torch.equal(y, selective_scan(**given, backend="cpu"))
+    alone["B"].requires_grad_()
+    (grad,) = torch.autograd.grad(selective_scan(**alone, backend="cpu").sum(), alone["B"])
+    (expected,) = torch.autograd.grad(selective_scan(**given, backend="cpu").sum(), given["B"])
+    assert torch.equal(grad, expected)
+
+
+@pytest.mark.usefixtures("isa")
+def test_layouts() -> None:
+    given = arguments(2, 40, 70, 5)
+    expected = both_ways(given, "cpu")
+    turned = {
+        key: t.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() if t.ndim == 3 else t
+        for key, t in given.items()
+    }
+    ours = both_ways(turned, "cpu")
+    for key, tensor in expected.items():
+        assert torch.allclose(ours[key], tensor, rtol=1e-5, atol=1e-5), key
+    strided = {key: t.detach().repeat_interleave(2, -1)[..., ::2].requires_grad_() for key, t in given.items()}
+    assert torch.allclose(both_ways(strided, "cpu")["y"], expected["y"], rtol=1e-6, atol=1e-6)
+    assert ours["y"].stride() == turned["u"].stride()
+
+
+def test_one_matrix_may_be_shared_by_all_groups() -> None:
+    given = arguments(2, 12, 30, 3, 2)
+    for name in ("B", "C"):
+        mixed = {**given, name: torch.randn(2, 3, 30, requires_grad=True)}
+        compare(both_ways(mixed, "cpu"), both_ways(wide(mixed), "torch"))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = arguments(1, 50, 300, 4)
+    exact = both_ways(wide(given), "torch")
+    # Only the division of labor: a pool of this process cannot be taken back.
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert cpu._splits(given["u"], 1) == {1: 1, 2: 4, 5: 4}[threads] or native.INSTRUCTION_SET != "avx512"
+    compare(both_ways(given, "cpu"), exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_inputs_are_computed_in_float32(dtype: torch.dtype) -> None:
+    given = {key: t.detach().to(dtype).requires_grad_() for key, t in arguments(2, 6, 63, 4).items()}
+    ours = both_ways(given, "cpu")
+    assert ours["y"].dtype == dtype
+    assert ours["last"].dtype == torch.float32
+    compare(ours, both_ways(wide(given), "torch"), 1e-2)
+    assert (ours["last"].double() - both_ways(wide(given), "torch")["last"]).abs().max() < 1e-4
+
+
+def test_autocast_changes_nothing() -> None:
+    given = arguments(1, 5, 20, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = selective_scan(**given, backend="cpu")
+    assert torch.equal(y, selective_scan(**given, backend="cpu"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["u", "delta", "B", "C"])
+@pytest.mark.usefixtures("isa")
+def test_not_a_number_and_infinity_come_out(name: str, value: float) -> None:
+    given = arguments(1, 3, 140, 4)
+    with torch.no_grad():
+        given[name][0, 1, 70] = value
+    results = both_ways(given, "cpu")
+    y = results["y"][0]
+    if name == "delta" and value < 0:
+        # A step of length zero: nothing happens.
+        assert y.isfinite().all()
+    else:
+        assert not y[1 if name in ("u", "delta") else slice(None), 70].isfinite().any()
+    assert y[:, :70].isfinite().all()
+
+
+@pytest.mark.usefixtures("isa")
+def test_long_and_large_steps_stay_in_range() -> None:
+    given = arguments(1, 2, 3000, 3)
+    with torch.no_grad():
+        given["delta"].fill_(60)
+        given["A"][0] = -1e4
+        given["A"][1] = -1e-6
+    compare(both_ways(given, "cpu"), both_ways(wide(given), "torch"), 2e-5)
+
+
+def test_what_is_kept_is_small() -> None:
+    given = arguments(1, 64, 4096, 16)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
+        selective_scan(**{key: t for key, t in given.items() if key != "z"}, delta_softplus=True, backend="cpu")
+    inputs = {t.untyped_storage().data_ptr() for t in given.values()}
+    extra = [t for t in kept if t.untyped_storage().data_ptr() not in inputs]
+    assert sum(t.numel() for t in extra) <= given["u"].numel() / 8
+
+
+def test_what_the_kernel_cannot_do_goes_to_torch() -> None:
+    given = arguments(1, 4, 9, 2)
+    assert selective_scan(**wide(given)).dtype == torch.float64
+    with pytest.raises(ValueError, match="float64"):
+        selective_scan(**wide(given), backend="cpu")
+    with pytest.raises(ValueError, match="'zoh'"):
+        selective_scan(**given, discretization="zoh", backend="cpu")
+    with pytest.raises(ValueError, match="constant"):
+        selective_scan(**{**given, "B": torch.randn(4, 2)}, backend="cpu")
+
+
+def test_opcheck() -> None:
+    given = arguments(2, 6, 20, 3, 2)
+    given.pop("z")
+    torch.library.opcheck(torch.ops.kanscan.selective_scan.default, (*given.values(), True, 64, True))
+    plain = {key: t.detach() for key, t in given.items() if key not in ("D", "initial_state")}
+    tensors = [*list(plain.values())[:5], None, plain["delta_bias"]]
+    y, last, kept = torch.ops.kanscan.selective_scan(*tensors, None, True, 64, True)
+    backward = torch.ops.kanscan.selective_scan_backward.default
+    torch.library.opcheck(backward, (torch.randn_like(y), torch.randn_like(last), *tensors, kept, True, 64))
+
+
+@pytest.mark.export
+def test_compiled_and_exported_graphs() -> None:
+    # In a process of its own, since the checks of array shapes that run with the tests cannot be traced.
+    code = """
+import torch
+from kanscan.ops.selective_scan import selective_scan
+
+class Scan(torch.nn.Module):
+    def forward(self, u, delta):
+        return selective_scan(u, delta, A, B, B, D, delta_softplus=True) * 2
+
+torch.manual_seed(0)
+u, delta = torch.randn(2, 2, 6, 50)
+B, D, A = torch.randn(2, 3, 50), torch.randn(6), -torch.rand(6, 3)
+expected = Scan()(u, delta)
+compiled = torch.compile(Scan(), fullgraph=True, backend="aot_eager")
+torch.testing.assert_close(compiled(u, delta), expected)
+u.requires_grad_()
+grads = [torch.autograd.grad(scan(u, delta).sum(), u)[0] for scan in (compiled, Scan())]
+torch.testing.assert_close(*grads)
+u = u.detach()
+program = torch.export.export(Scan(), (u, delta))
+assert not any("kanscan" in str(node.target) for node in program.graph.nodes)
+torch.testing.assert_close(program.module()(u, delta), expected)
+print("same")
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert run.stdout == "same\n", run.stderr
