@@ -15,19 +15,12 @@ from kanscan import create_model, load_released, released_state_dict
 from kanscan.models import MODELS
 from kanscan.models.base import SegmentationModel
 from kanscan.models.km_unet import SEM, MultiScaleAttention
-from kanscan.ops import scan_order
 from kanscan.ops.bspline import reference as bspline_reference
 from kanscan.ops.scan_order import order_index
 
 DTYPES = [torch.float64, torch.float32]
 EVALUATED = ["km_unet_s1000_2x3x64x64", "km_unet_s1100_1x3x32x32"]
 EVALUATED_LOGGED = ["km_unet_logged_s1001_2x3x64x64", "km_unet_logged_s1101_1x3x32x32"]
-
-
-@pytest.fixture(autouse=True)
-def fresh_orders() -> None:
-    """Forget the scan orders of networks that were built without memory, whose indices hold no data."""
-    scan_order._cached.cache_clear()
 
 
 @pytest.fixture

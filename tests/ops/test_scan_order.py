@@ -6,6 +6,7 @@ from math import prod
 import pytest
 import torch
 
+from kanscan.ops import scan_order
 from kanscan.ops.scan_order import (
     CORNERS,
     CROSS,
@@ -101,3 +102,20 @@ def test_orders_that_do_not_exist_are_refused() -> None:
         order_index("windows_2x2", (2, 2, 2))
     with pytest.raises(ValueError, match="window"):
         order_index("windows_0x2", (2, 2))
+
+
+@pytest.mark.parametrize("name", ["raster", "column_reversed", "top_right", "spiral", "windows_2x3", "lattice_2x3"])
+def test_an_order_first_asked_for_where_tensors_hold_nothing_can_be_used_later(name: str) -> None:
+    scan_order._cached.cache_clear()
+    with torch.device("meta"):
+        order_index(name, (4, 6))
+    assert sorted(order_index(name, (4, 6)).tolist()) == list(range(24))
+
+
+def test_an_order_first_asked_for_in_inference_serves_training() -> None:
+    scan_order._cached.cache_clear()
+    with torch.inference_mode():
+        order_index("spiral", (4, 6))
+    x = torch.randn(24, requires_grad=True)
+    x[order_index("spiral", (4, 6))].square().sum().backward()
+    assert x.grad is not None

@@ -35,7 +35,7 @@ BIDIRECTIONAL = ("raster", "raster_reversed")
 
 def raster(size: Size) -> Tensor:
     """Row by row from the first pixel."""
-    return torch.arange(prod(size))
+    return torch.arange(prod(size), device="cpu")
 
 
 def column(size: Size) -> Tensor:
@@ -66,7 +66,7 @@ def spiral(size: Size) -> Tensor:
         turns.append(rest[0])
         # What is left, turned so that its next side lies on top.
         rest = rest[1:].t().flip(0)
-    return torch.cat(turns) if turns else torch.arange(0)
+    return torch.cat(turns) if turns else torch.arange(0, device="cpu")
 
 
 def windows(size: Size, window: Sequence[int]) -> Tensor:
@@ -135,7 +135,11 @@ def order_index(name: str, size: Sequence[int]) -> Int64[Tensor, " l"]:
         >>> order_index("spiral", (3, 3))
         tensor([0, 1, 2, 5, 8, 7, 6, 3, 4])
     """
-    return _cached(name, tuple(int(s) for s in size))
+    size = tuple(int(s) for s in size)
+    # A traced tensor must not outlive its trace, nor one of inference mode be saved for a gradient.
+    if torch.compiler.is_compiling():
+        return _order(name, size)
+    return _cached(name, size, torch.is_inference_mode_enabled())
 
 
 def inverse(index: Int64[Tensor, " l"]) -> Int64[Tensor, " l"]:
@@ -144,7 +148,11 @@ def inverse(index: Int64[Tensor, " l"]) -> Int64[Tensor, " l"]:
 
 
 @lru_cache(maxsize=1024)
-def _cached(name: str, size: Size) -> Tensor:
+def _cached(name: str, size: Size, inference: bool) -> Tensor:
+    return _order(name, size)
+
+
+def _order(name: str, size: Size) -> Tensor:
     kind, _, window = name.partition("_")
     if kind in _WITH_WINDOW and re.fullmatch(r"\d+(x\d+)*", window):
         return _WITH_WINDOW[kind](size, tuple(int(w) for w in window.split("x")))
@@ -154,7 +162,8 @@ def _cached(name: str, size: Size) -> Tensor:
 
 
 def _grid(size: Size) -> Tensor:
-    return torch.arange(prod(size)).view(*size)
+    # Here and above the device is named because a network may be built without memory, on the meta device.
+    return torch.arange(prod(size), device="cpu").view(*size)
 
 
 def _check_window(size: Size, window: Sequence[int]) -> None:
@@ -166,8 +175,8 @@ def _check_window(size: Size, window: Sequence[int]) -> None:
 
 def _by_key(size: Size, outer: Sequence[Callable], inner: Sequence[Callable]) -> Tensor:
     """Sort the pixels by their outer coordinates first and their inner ones second."""
-    axes = torch.meshgrid(*[torch.arange(s) for s in size], indexing="ij")
-    key = torch.zeros(size, dtype=torch.int64)
+    axes = torch.meshgrid(*[torch.arange(s, device="cpu") for s in size], indexing="ij")
+    key = torch.zeros(size, dtype=torch.int64, device="cpu")
     for axis, extent, place in [*zip(axes, size, outer, strict=True), *zip(axes, size, inner, strict=True)]:
         key = key * extent + place(axis)
     return torch.argsort(key.flatten())
