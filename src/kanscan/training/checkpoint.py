@@ -21,7 +21,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from kanscan.files import atomic, write_text
-from kanscan.training.segmentation import SegmentationTask
+from kanscan.training.task import Task
 
 #: Columns of the curves.
 COLUMNS = ("epoch", "train_loss", "val_loss", "val_dice", "val_iou", "lr", "lr_kan", "seconds")
@@ -100,7 +100,7 @@ class Keeper(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write weights and curves of the epoch, and decide whether it was the last."""
-        assert isinstance(pl_module, SegmentationTask)
+        assert isinstance(pl_module, Task)
         seconds = time.monotonic() - self._epoch_began
         row = {"epoch": trainer.current_epoch + 1, **pl_module.epoch_figures(), "seconds": round(seconds, 3)}
         self.rows.append(row)
@@ -108,8 +108,8 @@ class Keeper(Callback):
             about = {**self.about, "epoch": row["epoch"]}
             if best_row(self.rows, self.select_by) is row:
                 column, _ = SELECTIONS[self.select_by]
-                write_weights(self.files.best_weights, pl_module.model, {**about, column: row[column]})
-            write_weights(self.files.last_weights, pl_module.model, about)
+                write_weights(self.files.best_weights, pl_module.served, {**about, column: row[column]})
+            write_weights(self.files.last_weights, pl_module.served, about)
             write_curves(self.files.curves, self.rows)
         for logger in trainer.loggers:
             logger.log_metrics({k: v for k, v in row.items() if v is not None}, step=row["epoch"])
@@ -119,10 +119,10 @@ class Keeper(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the last state; without any validation the last weights serve as the best."""
-        assert isinstance(pl_module, SegmentationTask)
+        assert isinstance(pl_module, Task)
         trainer.save_checkpoint(self.files.state)
         if trainer.is_global_zero and best_row(self.rows, self.select_by) is None:
-            write_weights(self.files.best_weights, pl_module.model, {**self.about, "epoch": trainer.current_epoch})
+            write_weights(self.files.best_weights, pl_module.served, {**self.about, "epoch": trainer.current_epoch})
 
     def _reason_to_stop(self, seconds: float) -> str:
         epoch, best = self.rows[-1]["epoch"], best_row(self.rows, self.select_by)

@@ -14,13 +14,13 @@ from torch import Tensor
 from kanscan.training.checkpoint import Files, Keeper
 from kanscan.training.optim import make_optimizer
 from kanscan.training.progress import ProgressReport
-from kanscan.training.segmentation import SegmentationTask
 from kanscan.training.stopping import SignalStop
+from kanscan.training.task import Task
 from kanscan.training.trainer import fit, make_trainer, torch_settings_kept
 
 
 def train_task(
-    task: SegmentationTask,
+    task: Task,
     loaders: tuple[Any, Any | None],
     files: Files,
     folder: Path,
@@ -59,7 +59,7 @@ def train_task(
     return keeper
 
 
-def try_step(task: SegmentationTask, batch: Mapping[str, Any], device: torch.device) -> tuple[float, float]:
+def try_step(task: Task, batch: Mapping[str, Any], device: torch.device) -> tuple[float, float]:
     """Take one optimizer step outside of any run.
 
     Args:

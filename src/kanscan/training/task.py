@@ -1,0 +1,121 @@
+"""What every training step shares: optimizer, schedule, the random stream of an epoch, and its averages."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from kanscan.training.optim import learning_rates, make_optimizer, make_schedule
+
+Batch = Mapping[str, Any]
+#: What an epoch amounted to, beside its number and its seconds; None where a quantity does not apply.
+Figures = dict[str, float | None]
+
+
+class Task(LightningModule):
+    """A training step; what keeps weights, writes curves and shows progress asks for no more than this.
+
+    Everything random in an epoch is drawn from a stream that starts from (seed, epoch), so an epoch comes out the same
+    whether or not the training was interrupted before it.
+
+    Args:
+        model: The network that is trained.
+        optimizer: Keywords of `make_optimizer`.
+        schedule: Keywords of `make_schedule`.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, model: Any, *, optimizer: Mapping[str, Any], schedule: Mapping[str, Any], seed: int = 0) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.optimizer_options, self.schedule_options = dict(optimizer), dict(schedule)
+        self.seed = seed
+        self.sums: dict[str, Averages] = {"train": Averages(), "val": Averages()}
+        self.rates = (float("nan"), float("nan"))
+
+    @property
+    def served(self) -> nn.Module:
+        """The network whose weights are written: the trained one, or an average of it."""
+        network: nn.Module = self.model
+        return network
+
+    @abstractmethod
+    def epoch_scores(self) -> Figures:
+        """Return val_dice and val_iou of the epoch just run; None where they do not apply."""
+
+    def epoch_figures(self) -> Figures:
+        """Return losses, scores and learning rates of the epoch just run; None where nothing was validated."""
+        train, val = self.sums["train"].means(), self.sums["val"].means()
+        return {
+            "train_loss": train.get("loss"),
+            "val_loss": val.get("loss"),
+            **self.epoch_scores(),
+            "lr": self.rates[0],
+            "lr_kan": self.rates[1],
+        }
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimizer and the schedule, stepped after each epoch."""
+        optimizer = make_optimizer(self.model, **self.optimizer_options)
+        schedule = make_schedule(optimizer, **self.schedule_options)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the engine's own counters out of the state.
+
+        States are written between epochs, where the number of the next epoch says it all; restored counters would make
+        the engine pass over that epoch as one it believes half done.
+        """
+        checkpoint.pop("loops", None)
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch's own random stream."""
+        self.sums = {"train": Averages(), "val": Averages()}
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert not isinstance(optimizer, list)
+        self.rates = learning_rates(optimizer)
+        torch.manual_seed(epoch_seed(self.seed, self.current_epoch))
+
+    def demand_finite(self, loss: Tensor, batch: Batch, stage: str) -> None:
+        """Refuse to go on from a loss that is no number.
+
+        Raises:
+            ValueError: It is not finite; the sentence names the cases.
+        """
+        if torch.isfinite(loss):
+            return
+        cases = ", ".join(str(case) for case in batch["id"])
+        raise ValueError(
+            f"the {stage} loss became {loss.item()} in epoch {self.current_epoch + 1} on the cases {cases}: look at "
+            "these images, or train more gently with a lower optim.lr and optim.kan_lr or with optim.clip_norm=1"
+        )
+
+
+class Averages:
+    """Means over the images of an epoch."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Add one value an image `(B,)` for each quantity; NaN (not applicable) is left out."""
+        for name, value in values.items():
+            applicable = value[~value.isnan()]
+            self.totals[name] = self.totals.get(name, 0.0) + float(applicable.sum())
+            self.counts[name] = self.counts.get(name, 0) + len(applicable)
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of every quantity that applied to an image."""
+        return {name: total / self.counts[name] for name, total in self.totals.items() if self.counts[name]}
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return the start of the random stream of an epoch."""
+    # Neighboring seeds must not share streams: 1,000,003 is a prime larger than any number of epochs.
+    return (seed * 1_000_003 + epoch) % 2**63
