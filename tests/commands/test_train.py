@@ -150,8 +150,8 @@ def test_a_finished_run_is_only_shown(tiny, finished, capsys):
 
 def test_a_run_does_not_go_on_under_another_recipe(tiny, finished):
     before = everything(finished.path)
-    with pytest.raises(ValueError, match=r"made with optim\.lr=0\.0001"):
-        train(str(finished.path), ["optim.lr=0.1"], resume=True)
+    with pytest.raises(ValueError, match=r"made with optim\.lr=0\.001"):
+        train(str(finished.path), ["optim.lr=0.5"], resume=True)
     with pytest.raises(ValueError, match=r"made with model\.name=ukan"):
         train(*tiny, epochs=3, model="unext", output=finished.path, resume=True)
     assert everything(finished.path) == before
