@@ -91,8 +91,8 @@ class OptimConfig(_Part):
     nesterov: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
-    schedule: Literal["cosine", "polynomial", "constant"] = "cosine"
-    #: Floor of the cosine.
+    schedule: Literal["cosine", "polynomial", "constant", "warmup_cosine"] = "cosine"
+    #: Floor of the cosine (also with a warm-up).
     min_lr: float = Field(1e-5, ge=0)
     #: Epochs of half a cosine period; null: the number of epochs.
     schedule_epochs: int | None = Field(None, ge=1)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
-from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, PolynomialLR
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LRScheduler, PolynomialLR
 
 from kanscan.layers.kan import KANLinear
 from kanscan.registry import unknown
@@ -15,9 +17,11 @@ from kanscan.registry import unknown
 KAN_LAYERS: tuple[type[nn.Module], ...] = (KANLinear,)
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("cosine", "polynomial", "constant")
+SCHEDULES = ("cosine", "polynomial", "constant", "warmup_cosine")
 #: Exponent of the polynomial schedule.
 POLYNOMIAL_POWER = 0.9
+#: One epoch in so many is warm-up, and the peak is so many times the rate given, as Diffusion U-KAN was trained.
+WARMUP_PART, WARMUP_PEAK = 10, 2.0
 
 
 def kan_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -94,24 +98,40 @@ def make_schedule(optimizer: Optimizer, name: str, *, epochs: int, min_lr: float
         optimizer: What it drives.
         name: "cosine": every group falls from its own rate to the same `min_lr` in `epochs` epochs, and
             climbs back after that. "polynomial": times (1 - epoch / epochs)^0.9. "constant": unchanged.
-        epochs: Length of the fall.
-        min_lr: Floor of the cosine.
+            "warmup_cosine": rises to twice the rate in a tenth of the epochs, then falls on a cosine that would be
+            at 0 a tenth after the end (released Diffusion U-KAN).
+        epochs: Length of the fall; of rise and fall with "warmup_cosine".
+        min_lr: Floor of either cosine.
 
     Raises:
         ValueError: The name is unknown, or the floor lies above a learning rate, so that it would rise.
     """
+    low = min(group["lr"] for group in optimizer.param_groups)
+    if name in ("cosine", "warmup_cosine") and min_lr > low:
+        raise ValueError(f"optim.min_lr={min_lr:g} is above the learning rate {low:g}; give a lower floor, such as 0")
+    if name == "warmup_cosine":
+        floors = [min_lr / group["lr"] for group in optimizer.param_groups]
+        return LambdaLR(optimizer, [partial(warmup_cosine, epochs=epochs, floor=floor) for floor in floors])
     if name == "cosine":
-        low = min(group["lr"] for group in optimizer.param_groups)
-        if min_lr > low:
-            raise ValueError(
-                f"optim.min_lr={min_lr:g} is above the learning rate {low:g}; give a lower floor, such as 0"
-            )
         return CosineAnnealingLR(optimizer, T_max=epochs, eta_min=min_lr)
     if name == "polynomial":
         return PolynomialLR(optimizer, total_iters=epochs, power=POLYNOMIAL_POWER)
     if name == "constant":
         return ConstantLR(optimizer, factor=1.0, total_iters=0)
     raise ValueError(unknown("schedule", name, SCHEDULES))
+
+
+def warmup_cosine(epoch: int, *, epochs: int, floor: float = 0.0) -> float:
+    """Return the factor on the learning rate in `epoch` (from 0), as the released diffusion training comes to it.
+
+    That code hands over from a warm-up to a cosine that is stepped recursively, which takes its first step twice: the
+    rates after the peak are larger than the cosine by 2 / (1 + cos(pi / epochs)).
+    """
+    rise = epochs // WARMUP_PART
+    if epoch <= rise:
+        return max(floor, 1 + (WARMUP_PEAK - 1) * epoch / max(1, rise))
+    fall = (1 + math.cos(math.pi * (epoch - rise - 1) / epochs)) / (1 + math.cos(math.pi / max(2, epochs)))
+    return max(floor, WARMUP_PEAK * fall)
 
 
 def learning_rates(optimizer: Optimizer) -> tuple[float, float]:

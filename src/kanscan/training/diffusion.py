@@ -1,0 +1,132 @@
+"""The training step of a diffusion model: how well the noise in an image is predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from kanscan.registry import unknown
+from kanscan.training.process import NoiseProcess, sample_generator
+from kanscan.training.task import Batch, Figures, Task
+
+LOSSES = ("sum", "mean")
+#: The released loss is the sum of squares over the whole batch, divided by this.
+SUM_DIVISOR = 1000
+#: Steps of the validation cases follow multiples of the golden section, which fill 0..1 evenly for any number of cases.
+_GOLDEN_SECTION = 0.6180339887498949
+
+
+class DiffusionTask(Task):
+    """One step of noise prediction (U-KAN section 3.4, Eq. 12).
+
+    The curves hold the mean squared error of a value, whatever `loss` is trained on: a network that predicts nothing
+    has 1. Validation takes the same noise and the same steps every time, drawn from (seed, case), and judges the
+    averaged weights where there are such.
+
+    Args:
+        model: Network that maps noisy images and steps to noise.
+        process: How the noise is added.
+        loss: "sum" (of squares over the batch, divided by 1000, as released) or "mean".
+        ema_decay: Keep an average of the weights that forgets at this rate a step, and serve it; None: no average, as
+            released.
+        label_classes: Append the label as a further channel in -1..1, of so many classes; None: images alone.
+        optimizer: Keywords of `make_optimizer`.
+        schedule: Keywords of `make_schedule`.
+        seed: Seed of the run.
+
+    Raises:
+        ValueError: The loss is unknown, or the rate is not below 1.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        process: NoiseProcess,
+        *,
+        optimizer: Mapping[str, Any],
+        schedule: Mapping[str, Any],
+        loss: str = "sum",
+        ema_decay: float | None = None,
+        label_classes: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(model, optimizer=optimizer, schedule=schedule, seed=seed)
+        if loss not in LOSSES:
+            raise ValueError(unknown("diffusion loss", loss, LOSSES))
+        self.process, self.loss_name, self.label_classes = process, loss, label_classes
+        self.average = None if ema_decay is None else AveragedModel(model, avg_fn=Forgetting(ema_decay))
+
+    @property
+    def served(self) -> nn.Module:
+        """The averaged network, where an average is kept."""
+        network: nn.Module = self.model if self.average is None else self.average.module
+        return network
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch at steps drawn from the epoch's stream.
+
+        Raises:
+            ValueError: The loss is not a finite number.
+        """
+        image = self.image(batch)
+        t = torch.randint(self.process.num_steps, (len(image),), device=image.device)
+        noise = torch.randn_like(image)
+        errors = (self.model(self.process.noisy(image, noise, t), t) - noise).square()
+        self.demand_finite(errors.sum(), batch, "training")
+        self.sums["train"].add({"loss": errors.detach().flatten(1).mean(1)})
+        return errors.sum() / SUM_DIVISOR if self.loss_name == "sum" else errors.mean()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Take the new weights into the average."""
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch's error, at the cases' own steps and noise, to the averages of the epoch."""
+        image = self.image(batch)
+        places = [int(i) for i in batch["index"]]
+        noise = torch.cat([torch.randn(1, *image.shape[1:], generator=sample_generator(self.seed, i)) for i in places])
+        share = (torch.tensor(places, dtype=torch.float64) + 0.5) * _GOLDEN_SECTION % 1
+        t = (share * self.process.num_steps).long().to(image.device)
+        noise = noise.to(image)
+        errors = (self.served(self.process.noisy(image, noise, t), t) - noise).square()
+        self.demand_finite(errors.sum(), batch, "validation")
+        self.sums["val"].add({"loss": errors.flatten(1).mean(1)})
+
+    def image(self, batch: Batch) -> Tensor:
+        """Return the images in -1..1, the label as their last channel where it is learned too."""
+        image: Tensor = batch["image"]
+        if self.label_classes is None:
+            return image
+        label = 2 * batch["label"].to(image) / (self.label_classes - 1) - 1
+        return torch.cat([image, label.unsqueeze(1)], dim=1)
+
+    def epoch_scores(self) -> Figures:
+        """Return no scores: nothing is compared with a label."""
+        return {"val_dice": None, "val_iou": None}
+
+
+class Forgetting:
+    """Exponential moving average; short at first, so that the fresh weights are soon forgotten.
+
+    Args:
+        decay: Share of the average that stays at each step; early on (1 + n) / (10 + n) of n steps, if that is less.
+
+    Raises:
+        ValueError: The share does not lie between 0 and 1.
+    """
+
+    def __init__(self, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"diffusion.ema_decay must be at least 0 and below 1, got {decay:g}")
+        self.decay = decay
+
+    def __call__(self, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        """Return the new average after `count` earlier ones."""
+        n = float(count)
+        decay = min(self.decay, (1 + n) / (10 + n))
+        return torch.lerp(average, current, 1 - decay)
