@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from protocol import demand_green, interleave, record
+from protocol import again_with_tuned_allocator, allocator, begin, demand_green, interleave, record
 
 from kanscan.ops.bspline import kan_linear, vectorized
 from kanscan.ops.kaconv import ka_conv
@@ -39,7 +39,8 @@ def kan(tokens: int, inputs: int, outputs: int) -> None:
     with torch.no_grad():
         forward = {
             "product of given columns": lambda: F.linear(given, joint),
-            "kanscan torch": lambda: kan_linear(x, *weights),
+            "kanscan cpu": lambda: kan_linear(x, *weights, backend="cpu"),
+            "kanscan torch": lambda: kan_linear(x, *weights, backend="torch"),
             "dense Cox-de Boor": lambda: kan_linear(x, *weights, backend="reference"),
             "linear layer": lambda: F.linear(x, weights[0]),
         }
@@ -47,6 +48,7 @@ def kan(tokens: int, inputs: int, outputs: int) -> None:
         record("kan_linear", f"{work}, forward", interleave(forward), "product of given columns")
     backward = {
         "three products of given columns": three_products,
+        "kanscan cpu": lambda: both_ways("cpu"),
         "kanscan torch": lambda: both_ways("torch"),
         "dense Cox-de Boor": lambda: both_ways("reference"),
     }
@@ -87,10 +89,14 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     chosen = sys.argv[1:] or ["kan_linear", "ka_conv"]
     if "kan_linear" in chosen:
-        demand_green("tests/ops/test_bspline.py")
+        if not allocator():
+            demand_green("tests/ops/test_bspline.py", "tests/ops/test_native_kan_linear.py")
+        begin("kan_linear")
         for work in WORK:
             kan(*work)
-    if "ka_conv" in chosen:
+    if "ka_conv" in chosen and not allocator():
         demand_green("tests/ops/test_kaconv.py")
         for job in MAPS:
             kaonv(*job)
+    if not allocator():
+        again_with_tuned_allocator()

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from protocol import RESULTS, commit, demand_green, interleave, record
+from protocol import RESULTS, again_with_tuned_allocator, allocator, begin, commit, demand_green, interleave, record
 from torch import Tensor
 
 from kanscan.ops.selective_scan import log_depth, selective_scan
 
 #: (batch, channels, length, states)
-WORK = [(1, 192, 4096, 16), (1, 64, 16384, 16)]
+WORK = [(1, 192, 4096, 16), (1, 64, 16384, 16), (8, 96, 16384, 1)]
 SHORT = (1, 192, 1024, 16)
-LENGTHS = (512, 1024, 2048, 4096, 8192)
+LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 Scan = Callable[[dict[str, Tensor]], Tensor]
 
 
@@ -56,9 +56,13 @@ def logarithmic(given: dict[str, Tensor]) -> Tensor:
 
 
 CANDIDATES: dict[str, Scan] = {
+    "kanscan cpu": lambda given: selective_scan(**given, backend="cpu"),
     "kanscan torch": lambda given: selective_scan(**given, backend="torch"),
     "log-depth torch": logarithmic,
+}
+SLOW: dict[str, Scan] = {
     "kanscan reference": lambda given: selective_scan(**given, backend="reference"),
+    "indexed loop": indexed_loop,
 }
 
 
@@ -68,7 +72,7 @@ def both_ways(scan: Scan, given: dict[str, Tensor]) -> None:
 
 
 def demand_equal(given: dict[str, Tensor], candidates: dict[str, Scan]) -> None:
-    expected = selective_scan(**{name: t.double() for name, t in given.items()}, backend="reference").float()
+    expected = selective_scan(**{name: t.double() for name, t in given.items()}, backend="torch").float()
     for scan in candidates.values():
         torch.testing.assert_close(scan(given), expected, rtol=1e-3, atol=1e-3)
 
@@ -79,9 +83,11 @@ def time_all(shape: tuple[int, ...], candidates: dict[str, Scan], rounds: int) -
     with torch.no_grad():
         demand_equal(given, candidates)
         forward = {name: (lambda scan=scan: scan(given)) for name, scan in candidates.items()}
-        record("selective_scan", f"{work}, forward", interleave(forward, rounds), "kanscan torch")
+        times = interleave(forward, rounds)
+        print(f"{math.prod(shape) / times['kanscan cpu'][0] / 1e9:.2f} G state updates a second")
+        record("selective_scan", f"{work}, forward", times, "kanscan cpu")
     backward = {name: (lambda scan=scan: both_ways(scan, given)) for name, scan in candidates.items()}
-    record("selective_scan", f"{work}, forward + backward", interleave(backward, rounds), "kanscan torch")
+    record("selective_scan", f"{work}, forward + backward", interleave(backward, rounds), "kanscan cpu")
 
 
 def saved_mib(scan: Scan, length: int) -> float:
@@ -110,16 +116,18 @@ def slope(values: list[float]) -> float:
 
 def growth() -> None:
     """Record time and memory over the length: the slope of a linear form is 1."""
-    scan = CANDIDATES["kanscan torch"]
-    seconds = []
+    forms = {name: CANDIDATES[name] for name in ("kanscan cpu", "kanscan torch")}
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
     for length in LENGTHS:
         given = draw(1, 192, length, 16)
-        seconds.append(interleave({"": partial(both_ways, scan, given)}, 5)[""][0])
-    memory = {name: [saved_mib(s, n) for n in LENGTHS] for name, s in CANDIDATES.items() if "reference" not in name}
+        for name, times in interleave({n: partial(both_ways, s, given) for n, s in forms.items()}, 5).items():
+            seconds[name].append(times[0])
+    memory = {name: [saved_mib(s, n) for n in LENGTHS] for name, s in CANDIDATES.items()}
     with (RESULTS / "selective_scan_growth.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["quantity", *(f"L{n}" for n in LENGTHS), "slope", "commit"])
-        table.writerow(["kanscan torch ms", *(f"{s * 1e3:.1f}" for s in seconds), f"{slope(seconds):.2f}", commit()])
+        for name, values in seconds.items():
+            table.writerow([f"{name} ms", *(f"{s * 1e3:.1f}" for s in values), f"{slope(values):.2f}", commit()])
         for name, values in memory.items():
             table.writerow([f"{name} saved MiB", *(f"{v:.2f}" for v in values), f"{slope(values):.2f}", commit()])
     print((RESULTS / "selective_scan_growth.csv").read_text())
@@ -127,8 +135,12 @@ def growth() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    demand_green("tests/ops/test_selective_scan.py")
+    if not allocator():
+        demand_green("tests/ops/test_selective_scan.py", "tests/ops/test_native_selective_scan.py")
+    begin("selective_scan")
     for shape in WORK:
-        time_all(shape, CANDIDATES, rounds=7)
-    time_all(SHORT, {**CANDIDATES, "indexed loop": indexed_loop}, rounds=3)
-    growth()
+        time_all(shape, CANDIDATES, rounds=5)
+    time_all(SHORT, {**CANDIDATES, **SLOW}, rounds=3)
+    if not allocator():
+        growth()
+        again_with_tuned_allocator()
