@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from protocol import RESULTS, commit, processor
@@ -92,19 +93,30 @@ def in_own_process(name: str) -> dict[str, object]:
 
 
 def main(names: list[str]) -> None:
-    """Write `results/models.csv`; times are given as ratios to the plain U-Net too."""
-    rows = [in_own_process(name) for name in names]
-    unet = next((row["step_s"] for row in rows if row["model"] == "unet"), None)
+    """Write a row as soon as it is measured; rows of networks not named stay, in the order of the catalogue."""
+    path = RESULTS / "models.csv"
+    RESULTS.mkdir(exist_ok=True)
+    rows: dict[str, dict[str, object]] = {}
+    if path.is_file():
+        with path.open(newline="") as file:
+            rows = {row["model"]: dict(row) for row in csv.DictReader(file)}
     facts = {"image": SIDE, "batch": BATCH, "device": processor(), "threads": 1}
     facts |= {"torch": torch.__version__, "commit": commit()}
-    RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / "models.csv").open("w", newline="") as file:
+    for name in names:
+        rows[name] = in_own_process(name) | facts
+        print(*rows[name].values(), sep="\t", flush=True)
+        write(path, [rows[key] for key in MODELS if key in rows])
+
+
+def write(path: Path, rows: list[dict[str, object]]) -> None:
+    """Write the table; steps are given as ratios to the plain U-Net too, once that is measured."""
+    unet = [float(str(row["step_s"])) for row in rows if row["model"] == "unet"]
+    with path.open("w", newline="") as file:
         table = csv.DictWriter(file, COLUMNS)
         table.writeheader()
         for row in rows:
-            ratio = {"step_ratio": round(float(str(row["step_s"])) / float(str(unet)), 3)} if unet else {}
-            table.writerow(row | ratio | facts)
-            print(*row.values(), sep="\t")
+            ratio = {"step_ratio": round(float(str(row["step_s"])) / unet[0], 3)} if unet else {}
+            table.writerow(row | ratio)
 
 
 if __name__ == "__main__":
