@@ -136,6 +136,18 @@ def test_values_outside_the_map_name_the_file(stored: list[int], rule: LabelMap,
         apply_label_map(np.array([stored], np.uint8), rule, "mask.png")
 
 
+def test_a_value_nobody_named_is_refused_where_it_fills_an_area_and_snapped_at_a_border():
+    rule = LabelMap(("background", "lesion"), "values", {0: 0, 255: 1}, snap=True)
+    stored = np.zeros((40, 40), np.uint8)
+    stored[:, 20:] = 255
+    # The border between two classes, blurred by resizing.
+    stored[:, 19], stored[:, 20] = 77, 170
+    assert apply_label_map(stored, rule).sum() == 40 * 20
+    stored[5:15, 3:13] = 77
+    with pytest.raises(ValueError, match=r"mask.png holds label value 77, outside the map"):
+        apply_label_map(stored, rule, "mask.png")
+
+
 def test_a_mask_in_one_color_and_a_picture_instead_of_a_label():
     red = np.zeros((2, 2, 3), np.uint8)
     red[0, 0, 0] = 255

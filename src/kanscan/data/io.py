@@ -33,6 +33,10 @@ _MODE_WORDS = {
 }
 
 
+#: Share of a picture that pixels of one value, surrounded by their like, must fill to be more than a blurred border.
+_LEAST_AREA = 5e-3
+
+
 def is_image_file(path: Path) -> bool:
     """Tell by its name whether a file is a picture; hidden files (`._x.png` from macOS) are not."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
@@ -179,7 +183,9 @@ def _by_values(stored: np.ndarray, label_map: LabelMap, path: str | Path) -> np.
     nearest = distance.argmin(axis=1)
     outside = distance[np.arange(len(present)), nearest] > 0
     if label_map.snap:
-        outside &= (present < listed[0] - LABEL_NOISE) | (present > listed[-1] + LABEL_NOISE)
+        beyond = (present < listed[0] - LABEL_NOISE) | (present > listed[-1] + LABEL_NOISE)
+        between = np.array([_fills_area(stored, v) for v in present[outside & ~beyond]], dtype=bool)
+        outside[outside & ~beyond] = between
     if outside.any():
         shown = ", ".join(f"{v:g}" for v in present[outside][:5])
         raise ValueError(
@@ -188,6 +194,15 @@ def _by_values(stored: np.ndarray, label_map: LabelMap, path: str | Path) -> np.
         )
     classes = np.array([label_map.values[v] for v in listed], dtype=np.uint8)
     return classes[nearest][inverse].reshape(stored.shape)
+
+
+def _fills_area(stored: np.ndarray, value: float) -> bool:
+    """Tell a class that nobody named from the blurred border between two: only the former has an inside."""
+    from scipy.ndimage import binary_erosion
+
+    least = _LEAST_AREA * stored.size
+    mask = stored == value
+    return bool(mask.sum() >= least and binary_erosion(mask, np.ones((3, 3))).sum() >= least)
 
 
 def _map_text(label_map: LabelMap) -> str:
