@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from kanscan.data.augmentation import AUGMENTATIONS, augment, derive_seed
 from kanscan.data.base import Case, LabelMap
 from kanscan.data.io import read_case_image, read_pair, read_size
-from kanscan.data.transforms import Preprocessing, resize_image, resize_label
+from kanscan.data.transforms import Preprocessing, cut_square, resize_image, resize_label
 
 #: What a cache may take unless the caller says otherwise: this share of the memory that is free now.
 _CACHE_SHARE = 0.5
@@ -47,6 +48,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         cache: Keep preprocessed pictures in memory.
         cache_limit_mib: Memory the cache may take; None: half of what is free now.
         labelled: False serves images alone (no "label"), for cases without label files.
+        cut_anywhere: Take `preprocessing.crop` at a place drawn from (seed, epoch, index) instead of the middle.
 
     Raises:
         ValueError: There is no case, or a case has no label.
@@ -63,6 +65,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         cache: bool = True,
         cache_limit_mib: float | None = None,
         labelled: bool = True,
+        cut_anywhere: bool = False,
     ) -> None:
         if not cases:
             raise ValueError("there is no case to load; check the split")
@@ -71,6 +74,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
             raise ValueError(f"{len(without)} of {len(cases)} cases have no label file, first {without[0]!r}")
         self.cases = tuple(cases)
         self.preprocessing = preprocessing
+        # A place drawn each epoch needs the whole picture.
+        self._stored = replace(preprocessing, crop=None, image_size=None) if cut_anywhere else preprocessing
         self.label_map = label_map
         self.labelled = labelled
         self.seed = seed
@@ -84,7 +89,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
 
     def _open_cache(self, limit_mib: float | None) -> None:
         limit = limit_mib if limit_mib is not None else _free_memory_mib() * _CACHE_SHARE
-        needed = estimate_cache_mib(self.cases, self.preprocessing)
+        needed = estimate_cache_mib(self.cases, self._stored)
         if needed > limit:
             self.cache_note = (
                 f"{len(self.cases)} cases would take {needed:.0f} MiB, {limit:.0f} MiB are allowed: "
@@ -105,15 +110,27 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         epoch, index = key if isinstance(key, tuple) else (self.epoch, key)
         case = self.cases[index]
         pixels, label = self._prepared(index)
+        if self._stored is not self.preprocessing:
+            pixels, label = self._cut(pixels, label, derive_seed(self.seed, epoch, index, 1))
         image = torch.from_numpy(pixels).float()
         item: dict[str, Any] = {"index": index, "id": case.id}
+        # An augmentation turns picture and label together; without a label it gets an empty one.
+        classes = torch.zeros(image.shape[1:]).long() if label is None else torch.from_numpy(label).long()
+        if self._augmentation is not None:
+            image, classes = self._augment(image, classes, derive_seed(self.seed, epoch, index))
         if label is not None:
-            classes = torch.from_numpy(label).long()
-            if self._augmentation is not None:
-                image, classes = self._augment(image, classes, derive_seed(self.seed, epoch, index))
             item["label"] = classes
         item["image"] = self.preprocessing.normalize(image)
         return item
+
+    def _cut(self, pixels: np.ndarray, label: np.ndarray | None, seed: int) -> tuple[np.ndarray, np.ndarray | None]:
+        row, column = np.random.default_rng(seed).random(2)
+        size, side = self.preprocessing.image_size, self.preprocessing.crop
+        pixels = cut_square(pixels, side, (row, column))
+        label = None if label is None else cut_square(label, side, (row, column))
+        if size is None or pixels.shape[1:] == size:
+            return pixels, label
+        return resize_image(pixels, size), None if label is None else resize_label(label, size)
 
     def _augment(self, image: Tensor, label: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         size = (int(label.shape[0]), int(label.shape[1]))
@@ -135,9 +152,9 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     def _read(self, case: Case) -> tuple[np.ndarray, np.ndarray | None]:
         try:
             if not self.labelled:
-                return self.preprocessing.prepare(read_case_image(case)), None
+                return self._stored.prepare(read_case_image(case)), None
             image, label = read_pair(case, self.label_map)
-            return self.preprocessing.prepare(image), self.preprocessing.prepare_label(label)
+            return self._stored.prepare(image), self._stored.prepare_label(label)
         except (OSError, ValueError) as error:
             raise CaseError(str(error)) from None
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from kanscan.data.augmentation import AUGMENTATIONS
 from kanscan.registry import Registry
 
-__all__ = ["AUGMENTATIONS", "NORMALIZATIONS", "Preprocessing", "resize_image", "resize_label"]
+__all__ = ["AUGMENTATIONS", "NORMALIZATIONS", "Preprocessing", "cut_square", "resize_image", "resize_label"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -50,6 +50,11 @@ def unit(image: Tensor) -> Tensor:
     return image / 255
 
 
+def symmetric(image: Tensor) -> Tensor:
+    """Bring 0..255 to -1..1, where generated pictures live."""
+    return image / 127.5 - 1
+
+
 def release(image: Tensor) -> Tensor:
     """Released U-KAN recipe: the ImageNet figures applied to BGR channels, then divided by 255 once more.
 
@@ -75,6 +80,7 @@ NORMALIZATIONS: Registry[Callable[[Tensor], Tensor]] = Registry(
         "minmax": minmax,
         "zscore": zscore,
         "unit": unit,
+        "symmetric": symmetric,
         "release": release,
         "release_vmkla": release_vmkla,
     },
@@ -92,6 +98,7 @@ class Preprocessing:
         channels: Channels the network takes. Grey pictures are repeated, color is averaged for one channel.
         image_size: (height, width) to resize to, or None to keep each picture's own size.
         normalization: A key of `NORMALIZATIONS`.
+        crop: Side of a square cut from the middle before resizing, at most the picture's shorter side; None: no cut.
 
     Example:
         >>> import numpy as np
@@ -103,9 +110,12 @@ class Preprocessing:
     channels: int = 3
     image_size: tuple[int, int] | None = (256, 256)
     normalization: str = "imagenet"
+    crop: int | None = None
 
     def __post_init__(self) -> None:
         NORMALIZATIONS[self.normalization]
+        if self.crop is not None and self.crop < 1:
+            raise ValueError(f"crop must be at least 1, got {self.crop}")
         if self.channels < 1:
             raise ValueError(f"channels must be at least 1, got {self.channels}")
         if self.image_size is not None:
@@ -125,24 +135,41 @@ class Preprocessing:
         return self.normalize(torch.from_numpy(self.prepare(image)).float())
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
-        """Bring a picture to the 0..255 scale, the channel count and the size; what the cache keeps.
+        """Bring a picture to the 0..255 scale, the channel count, the cut and the size; what the cache keeps.
 
         Returns:
             `(channels, h, w)`: uint8 for 8-bit pictures, else float32.
         """
         scaled = _to_255(image)
-        arranged = _to_channels(scaled, self.channels)
+        arranged = cut_square(_to_channels(scaled, self.channels), self.crop)
         if self.image_size is None or arranged.shape[1:] == self.image_size:
             return np.require(arranged, requirements=["C", "W"])
         return resize_image(arranged, self.image_size)
 
     def prepare_label(self, label: np.ndarray) -> np.ndarray:
-        """Resize a label map `(H, W)` as `prepare` does the picture, without mixing classes."""
-        return label if self.image_size is None else resize_label(label, self.image_size)
+        """Cut and resize a label map `(H, W)` as `prepare` does the picture, without mixing classes."""
+        cut = cut_square(label, self.crop)
+        return cut if self.image_size is None else resize_label(cut, self.image_size)
 
     def normalize(self, image: Tensor) -> Tensor:
         """Normalize a float32 picture `(channels, h, w)` on the 0..255 scale."""
         return NORMALIZATIONS[self.normalization](image)
+
+
+def cut_square(image: np.ndarray, side: int | None, place: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
+    """Cut a square out of an array whose last two axes are height and width.
+
+    Args:
+        image: `(..., H, W)`.
+        side: Side of the square; larger than the shorter side of the picture means that one. None: no cut.
+        place: Where, as shares of the room there is: (0.5, 0.5) is the middle, (0, 0) the corner at the top left.
+    """
+    if side is None:
+        return image
+    side = min(side, *image.shape[-2:])
+    top, left = (int(share * (size - side + 1)) for share, size in zip(place, image.shape[-2:], strict=True))
+    top, left = min(top, image.shape[-2] - side), min(left, image.shape[-1] - side)
+    return np.ascontiguousarray(image[..., top : top + side, left : left + side])
 
 
 def _to_255(image: np.ndarray) -> np.ndarray:
