@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ class Checked:
         num_cases: Cases found.
         num_labelled: Those with label files.
         channels: Channels a network is best given.
-        sizes: "width x height" -> cases, the most frequent first.
+        sizes: "width x height", of volumes their file's three axes -> cases, the most frequent first.
         image_modes: How image files store pixels -> files.
         num_grey: Images without color, however they are stored.
         label_modes: How label files store pixels -> files.
@@ -62,6 +62,8 @@ class Checked:
         warnings: What should be known before results are believed.
         notes: What the reader decided.
         sheet: The contact sheet, None if none was drawn.
+        spacings: Of volumes: spacing in millimeters -> cases.
+        orientations: Of volumes: whither the axes run ("RAS" is right, front, head) -> cases.
     """
 
     data: str
@@ -86,6 +88,8 @@ class Checked:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     sheet: str | None = None
+    spacings: dict[str, int] = field(default_factory=dict)
+    orientations: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -118,7 +122,13 @@ class Checked:
             parts += [f"[{style}]{kind}[/{style}]: {escape(sentence)}" for sentence in sentences[:_MOST_SHOWN]]
             if len(sentences) > _MOST_SHOWN:
                 parts.append(f"... and {len(sentences) - _MOST_SHOWN} more {kind}s (--json lists all)")
-        verdict = f"{len(self.errors)} thing{'s' * (len(self.errors) > 1)} to mend" if self.errors else "ready to train"
+        verdict = (
+            f"{len(self.errors)} thing{'s' * (len(self.errors) > 1)} to mend"
+            if self.errors
+            else "ready to train"
+            if self.num_labelled
+            else "ready to predict"
+        )
         sheet = f", contact sheet: {escape(self.sheet)}" if self.sheet else ""
         return Group(*parts, f"[bold]{verdict}[/bold]{sheet}")
 
@@ -128,13 +138,21 @@ class Checked:
             ("layout", f"{self.title} (reader {self.reader})"),
             ("cases", f"{self.num_cases}, {self.num_labelled} with labels"),
             ("sizes", _sizes_text(self.sizes)),
-            ("image files", f"{_most_frequent(self.image_modes)}; {self.num_grey} without color"),
+            (
+                "image files",
+                _most_frequent(self.image_modes) + ("" if self.spacings else f"; {self.num_grey} without color"),
+            ),
             ("label files", _most_frequent(self.label_modes)),
             ("label values", _values_text(self.label_values)),
             ("classes", self.label_rule),
             ("empty labels", str(self.num_empty)),
             ("groups", groups),
         ]
+        if self.spacings:
+            lines[3:3] = [
+                ("spacing", f"{_most_frequent(self.spacings)} (mm)"),
+                ("orientation", _most_frequent(self.orientations)),
+            ]
         return lines + ([("subsets", _most_frequent(self.subsets))] if self.subsets else [])
 
 
@@ -184,7 +202,8 @@ def check(
     facts = _examine(survey.cases, opened)
     errors = [*survey.problems, *(sentence for one in facts for sentence in one.errors)]
     unlabelled = [case.id for case in survey.cases if not case.labels]
-    if len(unlabelled) == len(survey.cases):
+    # Scanners deliver no labels: such a folder is there to be predicted.
+    if len(unlabelled) == len(survey.cases) and opened.key != "dicom":
         errors.append(f"none of the {len(survey.cases)} images has a mask; expected {opened.expected}")
     drawn = _draw_sheet(survey.cases, facts, opened, target) if target else None
     return Checked(
@@ -206,10 +225,12 @@ def _examine(cases: Sequence[Case], reader: DatasetReader) -> list[CaseFacts]:
     from concurrent.futures import ThreadPoolExecutor
 
     from kanscan.data.examination import examine
+    from kanscan.data.volume_examination import examine_volume
 
+    look = examine_volume if reader.spatial_dims == 3 else examine
     # Decoding leaves Python's lock, so threads help.
     with ThreadPoolExecutor(4) as pool:
-        return list(_watched(pool.map(lambda case: examine(case, reader.label_map), cases), len(cases)))
+        return list(_watched(pool.map(lambda case: look(case, reader.label_map), cases), len(cases)))
 
 
 def _watched(items: Iterable[Any], total: int) -> Iterable[Any]:
@@ -233,13 +254,15 @@ def _tables(cases: Sequence[Case], facts: Sequence[CaseFacts], reader: DatasetRe
     total = max(sum(values.values()), 1)
     judged = [one for one in facts if one.class_pixels]
     return {
-        "sizes": _counted(f"{one.size[1]} x {one.size[0]}" for one in facts if one.size),
+        "sizes": _counted(" x ".join(map(str, reversed(one.size))) for one in facts if one.size),
         "image_modes": _counted(one.image_mode for one in facts if one.image_mode),
         "num_grey": sum(one.is_grey for one in facts),
         "label_modes": _counted(mode for one in facts for mode in one.label_modes),
         "label_rule": values_text(reader.label_map),
         "label_values": {value: values[value] / total for value in sorted(values)},
         "classes": _class_facts(judged, reader.label_map.names),
+        "spacings": _counted(" x ".join(f"{s:.3g}" for s in one.spacing_mm) for one in facts if one.spacing_mm),
+        "orientations": _counted(one.orientation for one in facts if one.orientation),
         "num_empty": sum(not any(one.class_pixels[1:]) for one in judged),
         "num_groups": len(declared) or None,
         "subsets": _counted(case.subset for case in cases if case.subset),
@@ -338,6 +361,8 @@ def _draw_sheet(cases: Sequence[Case], facts: Sequence[CaseFacts], reader: Datas
     from kanscan.data.io import read_pair
     from kanscan.drawing import contact_sheet, overlay, save_png
 
+    if reader.spatial_dims == 3:
+        return _draw_slices(cases, facts, reader, target)
     good = [case for case, one in zip(cases, facts, strict=True) if one.class_pixels and not one.errors]
     if not good:
         return None
@@ -348,6 +373,22 @@ def _draw_sheet(cases: Sequence[Case], facts: Sequence[CaseFacts], reader: Datas
         tiles.append(overlay(image, label))
         captions.append(f"{case.id}  {image.shape[1]} x {image.shape[0]}")
     return save_png(target, contact_sheet(tiles, captions, columns=6))
+
+
+def _draw_slices(cases: Sequence[Case], facts: Sequence[CaseFacts], reader: DatasetReader, target: Path) -> Path | None:
+    """Draw of each volume the axial slice with most foreground; of unlabelled ones the middle one."""
+    from kanscan.data.slices import shown_slice
+    from kanscan.data.volumes import read_case_volume, read_volume_pair
+    from kanscan.drawing import contact_sheet, overlay, save_png
+
+    good = [case for case, one in zip(cases, facts, strict=True) if one.size and not one.errors]
+    tiles, captions = [], []
+    for case in [good[k] for k in _evenly(len(good), _NUM_TILES)]:
+        volume, label = read_volume_pair(case, reader.label_map) if case.labels else (read_case_volume(case), None)
+        image, maps, number = shown_slice(volume, *([] if label is None else [label]))
+        tiles.append(overlay(image, maps[0]) if maps else image)
+        captions.append(f"{case.id}  slice {number}")
+    return save_png(target, contact_sheet(tiles, captions, columns=6)) if tiles else None
 
 
 def _evenly(count: int, wanted: int) -> list[int]:
@@ -365,14 +406,15 @@ def _most_frequent(counts: dict[str, int], most: int = 5) -> str:
 
 
 def _sizes_text(sizes: dict[str, int]) -> str:
+    if not sizes:
+        return "none"
+    axes = list(zip(*(map(int, size.split(" x ")) for size in sizes), strict=True))
+    order = "width x height" if len(axes) == 2 else "voxels along the file's axes"
     if len(sizes) <= 3:
-        return f"{_most_frequent(sizes)} (width x height)"
-    widths, heights = zip(*(map(int, size.split(" x ")) for size in sizes), strict=True)
+        return f"{_most_frequent(sizes)} ({order})"
     often, count = next(iter(sizes.items()))
-    return (
-        f"{len(sizes)} different, {min(widths)}..{max(widths)} x {min(heights)}..{max(heights)} (width x height), "
-        f"most often {often} ({count})"
-    )
+    ranges = " x ".join(f"{min(axis)}..{max(axis)}" for axis in axes)
+    return f"{len(sizes)} different, {ranges} ({order}), most often {often} ({count})"
 
 
 def _values_text(values: dict[int, float], most: int = 8) -> str:

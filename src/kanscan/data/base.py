@@ -22,6 +22,8 @@ class Case:
         subset: The subset the folder layout assigns ("train", "validation", "test"), or None.
         spacing_mm: Pixel spacing in array order, or None where the format has none.
         frame: Page to take from multi-page files (a TIFF stack), counted from 0; None: the files hold one image.
+        is_volume: The files are volumes (NIfTI, a folder of DICOM slices ...), not pictures.
+        series: UID of the series to take from a folder of DICOM slices that holds several.
     """
 
     id: str
@@ -32,6 +34,8 @@ class Case:
     subset: str | None = None
     spacing_mm: tuple[float, ...] | None = None
     frame: int | None = None
+    is_volume: bool = False
+    series: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,10 @@ class DatasetReader(ABC):
     expected: ClassVar[str] = ""
     #: Channels the network is best given: 1 for data that is grey by nature, else 3.
     channels: int = 3
+    #: 2 for pictures, 3 for volumes.
+    spatial_dims: int = 2
+    #: What each channel of a volume is ("CT", "T1"), where the layout says so; decides how it is normalized.
+    channel_names: tuple[str, ...] = ()
     label_map: LabelMap
 
     @classmethod

@@ -20,7 +20,7 @@ class CaseFacts:
 
     Attributes:
         id: The case.
-        size: (height, width) of the image, None if it could not be read.
+        size: (height, width) of the image, the axes of a volume backwards; None if it could not be read.
         image_mode: How the image file stores pixels, in words.
         label_modes: The same for each label file.
         is_grey: The image has no color, however it is stored.
@@ -28,10 +28,12 @@ class CaseFacts:
         stored: Stored label value -> pixels.
         class_pixels: Pixels of each class; empty if the label could not be read.
         errors: What is wrong, one sentence each.
+        spacing_mm: Of a volume, along the axes of its file.
+        orientation: Of a volume: whither the axes of its file run ("RAS" is right, front, head).
     """
 
     id: str
-    size: tuple[int, int] | None = None
+    size: tuple[int, ...] | None = None
     image_mode: str = ""
     label_modes: tuple[str, ...] = ()
     is_grey: bool = False
@@ -39,6 +41,8 @@ class CaseFacts:
     stored: Counter[int] = field(default_factory=Counter)
     class_pixels: tuple[int, ...] = ()
     errors: tuple[str, ...] = ()
+    spacing_mm: tuple[float, ...] | None = None
+    orientation: str = ""
 
 
 def examine(case: Case, label_map: LabelMap) -> CaseFacts:

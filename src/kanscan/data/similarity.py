@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from kanscan.data.base import Case
 from kanscan.data.io import read_reduced
+from kanscan.data.volumes import read_volume
 
 _SIDE = 24
 #: Correlation of thumbnails above which two pictures are taken for the same scene. Measured: in CVC-ClinicDB all 63
@@ -65,6 +67,20 @@ def read_signature(path: str | Path, *, frame: int | None = None) -> Signature:
         ValueError: It is unreadable.
     """
     return sign(*read_reduced(path, frame=frame))
+
+
+def case_signature(case: Case) -> Signature:
+    """Read the signature of a case's first image; of volumes only equal ones are told, organs look alike anyway."""
+    if not case.is_volume:
+        return read_signature(case.images[0], frame=case.frame)
+    return volume_signature(read_volume(case.images[0], series=case.series).array)
+
+
+def volume_signature(array: np.ndarray) -> Signature:
+    """Make the signature of a volume `(I, J, K)` or `(I, J, K, C)`; its thumbnail is empty."""
+    head = repr((array.shape, array.dtype.str)).encode()
+    digest = hashlib.blake2b(head + np.ascontiguousarray(array).tobytes(), digest_size=16).hexdigest()
+    return Signature(digest, np.zeros(_SIDE * _SIDE, dtype=np.float32))
 
 
 def near_pairs(signatures: Sequence[Signature], threshold: float = NEAR) -> list[tuple[int, int]]:

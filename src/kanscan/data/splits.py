@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from kanscan.data.base import Case
-from kanscan.data.similarity import Signature, near_pairs, read_signature
+from kanscan.data.similarity import Signature, case_signature, near_pairs
 from kanscan.files import read_json, write_json
 from kanscan.registry import nearest, unknown
 
@@ -229,7 +229,7 @@ def group_cases(cases: Sequence[Case], *, by_content: bool = True) -> dict[str, 
 def _signatures(cases: Sequence[Case]) -> list[Signature]:
     # Decoding leaves Python's lock, so threads help.
     with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(lambda case: read_signature(case.images[0], frame=case.frame), cases))
+        return list(pool.map(case_signature, cases))
 
 
 def describe_groups(groups: Mapping[str, Sequence[str]]) -> str:

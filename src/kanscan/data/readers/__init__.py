@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,8 @@ from kanscan.data.readers.kvasir import Kvasir
 from kanscan.data.readers.layout import check_folder, contents, home
 from kanscan.data.readers.ph2 import PH2
 from kanscan.data.readers.polyp import Polyp
+from kanscan.data.readers.table import Table
+from kanscan.data.readers.volumes import MSD, Dicom, NNUNet, Volumes
 from kanscan.registry import Registry, unknown
 
 #: Readers by key, the most specific layouts first: recognition takes the first that fits, but asks
@@ -28,6 +29,8 @@ READERS: Registry[type[DatasetReader]] = Registry(
     {
         "synthetic": Synthetic,
         "mni152": MNI152,
+        "msd": MSD,
+        "nnunet": NNUNet,
         "busi": BUSI,
         "cvc": CVC,
         "glas": GlaS,
@@ -39,10 +42,12 @@ READERS: Registry[type[DatasetReader]] = Registry(
         "prepared": Prepared,
         "folder": Folder,
         "paired": Paired,
+        "volumes": Volumes,
+        "table": Table,
+        "dicom": Dicom,
     },
 )
 _BUILT_IN = tuple(READERS)
-_VOLUMES = (".nii", ".nii.gz", ".dcm", ".mha", ".nrrd")
 
 
 def recognize(root: str | Path) -> str:
@@ -78,16 +83,14 @@ def recognize(root: str | Path) -> str:
         key = key_of(found)
         assert key is not None
         return key
-    # A few thousand names tell; a whole home folder need not be walked for a hint.
-    volumes = any(path.name.lower().endswith(_VOLUMES) for path in islice(root.rglob("*"), 5000))
-    hint = "; volumes (NIfTI, DICOM) are not read, export their slices as PNG" if volumes else ""
     raise ValueError(
         f"{root} has no layout that is known: expected {READERS['folder'].expected}, {READERS['paired'].expected}, "
-        f"or a published data set ({', '.join(k for k in READERS if k not in _OWN)}); found {contents(root)}{hint}"
+        f"{READERS['volumes'].expected}, {READERS['dicom'].expected}, "
+        f"or a published data set ({', '.join(k for k in READERS if k not in _OWN)}); found {contents(root)}"
     )
 
 
-_OWN = ("folder", "paired", "prepared", "synthetic", "mni152")
+_OWN = ("folder", "paired", "prepared", "synthetic", "mni152", "volumes", "table", "dicom")
 
 
 def make_reader(key: str, root: str | Path, **options: Any) -> DatasetReader:

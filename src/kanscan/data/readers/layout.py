@@ -78,6 +78,8 @@ def check_folder(root: Path) -> Path:
         parent = root.parent
         beside = f"; {parent} holds {contents(parent)}" if parent.is_dir() else ""
         raise FileNotFoundError(f"no folder at {root}{beside}")
+    if root.suffix.lower() == ".csv" and root.is_file():
+        return root  # a list of cases stands for its folder
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file, expected the folder of a data set")
     if not any(not p.name.startswith(".") for p in root.iterdir()):
@@ -93,6 +95,8 @@ def home(root: Path, accepts: Callable[[Path], bool]) -> Path | None:
     for _ in range(_MOST_LEVELS):
         if accepts(root):
             return root
+        if root.is_file():
+            return None
         inside = folders(root)
         if len(inside) != 1:
             return None

@@ -1,0 +1,30 @@
+"""Packages that only some files need and that take long to import."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+_IMPORTING = threading.Lock()
+
+
+def nibabel_module() -> Any:
+    """Import nibabel when it is first needed."""
+    # It imports pydicom, whose modules import each other in a circle: two threads at once would see half of them.
+    with _IMPORTING:
+        import nibabel
+    return nibabel
+
+
+def pydicom_module() -> Any:
+    """Import pydicom.
+
+    Raises:
+        ValueError: It is not installed; the sentence says how to get it.
+    """
+    with _IMPORTING:
+        try:
+            import pydicom
+        except ImportError:
+            raise ValueError("DICOM needs pydicom; install it with: pip install 'kanscan[clinical]'") from None
+    return pydicom
