@@ -143,6 +143,22 @@ def test_gradients_agree_with_the_reference(case: tuple, discretization: str) ->
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9, msg=lambda m, key=key: f"{key}: {m}")
 
 
+@pytest.mark.parametrize("smallest", [0.0, float("inf")])
+@pytest.mark.parametrize("scale", [1.0, 1e-2])
+def test_both_ways_to_divide_by_the_rate(smallest: float, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zero-order hold in float32: dividing directly is as near to float64 as the series around zero."""
+    monkeypatch.setattr(chunked, "SMALLEST_RATE", smallest)
+    given = arguments(1, 8, 200, 4)
+    given["A"] = given["A"] * scale
+    gradients = []
+    for dtype, backend in ((torch.float32, "torch"), (torch.float64, "reference")):
+        leaves = {key: t.to(dtype).requires_grad_() for key, t in given.items()}
+        selective_scan(**leaves, delta_softplus=True, discretization="zoh", backend=backend).square().sum().backward()
+        gradients.append({key: t.grad for key, t in leaves.items()})
+    for key, exact in gradients[1].items():
+        assert (gradients[0][key].double() - exact).norm() <= 1e-5 * exact.norm(), key
+
+
 def test_a_constant_matrix_has_gradients_too() -> None:
     results = []
     for backend in BACKENDS:

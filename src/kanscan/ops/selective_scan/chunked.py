@@ -28,6 +28,8 @@ from kanscan.ops.selective_scan import log_depth
 PAIRS_PER_BLOCK = 2**14
 NUMBERS_PER_CHUNK = 2**17
 SHORTEST_CHUNK = 32
+#: Rates at least this large divide directly in the zero-order hold; trained ones begin at 1.
+SMALLEST_RATE = 0.01
 
 
 def selective_scan(
@@ -154,10 +156,17 @@ def _columns(matrix: Tensor, block: slice, chunk: slice) -> Tensor:
     return matrix[block, :, :, chunk].permute(3, 0, 1, 2).contiguous()
 
 
-def _gain(delta: Tensor, A: Tensor) -> Tensor:
-    """(exp(delta A) - 1) / A, which is delta where A is zero."""
+def _far_from_zero(A: Tensor) -> bool:
+    """Tell whether the zero-order hold may divide by A as it stands, without its limit at zero."""
+    return A.numel() > 0 and float(A.abs().min()) >= SMALLEST_RATE
+
+
+def _gain(growth: Tensor, delta: Tensor, A: Tensor, far: bool) -> Tensor:
+    """(exp(delta A) - 1) / A, which is delta where A is zero, of `growth` = exp(delta A) - 1."""
+    if far:
+        return growth.div_(A)
     safe = torch.where(A == 0, torch.ones_like(A), A)
-    return torch.where(A == 0, delta, torch.expm1(delta * A).div_(safe))
+    return torch.where(A == 0, delta, growth.div_(safe))
 
 
 def _gain_slope(delta: Tensor, A: Tensor) -> Tensor:
@@ -173,28 +182,38 @@ def _gain_slope(delta: Tensor, A: Tensor) -> Tensor:
     return delta * delta * torch.where(small, series, direct)
 
 
-def _states(delta: Tensor, u: Tensor, A: Tensor, B: Tensor, start: Tensor, zoh: bool) -> tuple[Tensor, Tensor]:
-    """Return the decays and the states of a chunk that starts from the state `start`."""
-    decay = (delta * A).exp_()
-    states = (_gain(delta, A) * u).mul_(B) if zoh else (delta * u) * B
+def _states(
+    delta: Tensor, u: Tensor, A: Tensor, B: Tensor, start: Tensor, zoh: bool, far: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return decays, states and gains of a chunk that starts from the state `start`; the Euler gain is `delta`."""
+    exponent = delta * A
+    if zoh:
+        # One exponential serves both: adding 1 rounds the decay no more than the multiply-add below does.
+        growth = exponent.expm1_()
+        decay = growth + 1
+        gain = _gain(growth, delta, A, far)
+        states = (gain * u).mul_(B)
+    else:
+        decay, gain = exponent.exp_(), delta
+        states = (delta * u) * B
     previous = start
     for state, factor in zip(states.unbind(0), decay.unbind(0), strict=True):
         previous = state.addcmul_(factor, previous)
-    return decay, states
+    return decay, states, gain
 
 
 def _forward(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, zoh: bool, *, keep: bool
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     y, last, starts = torch.empty_like(u), state.clone(), []
+    far = zoh and _far_from_zero(A)
     for block, chunks in _walk(u.shape, A.shape[1]):
         a, current = A[block], state[block]
         kept = []
         for chunk in chunks:
             kept.append(current)
-            _, states = _states(
-                _rows(delta, block, chunk), _rows(u, block, chunk), a, _columns(B, block, chunk), current, zoh
-            )
+            d, v, b = _rows(delta, block, chunk), _rows(u, block, chunk), _columns(B, block, chunk)
+            _, states, _ = _states(d, v, a, b, current, zoh, far)
             current = states[-1].clone()
             y[block, :, chunk] = states.mul_(_columns(C, block, chunk)).sum(2).permute(1, 2, 0)
         last[block] = current
@@ -217,12 +236,13 @@ def _backward(
     grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
     grad_A, grad_B, grad_C = torch.zeros_like(A), torch.zeros_like(B), torch.zeros_like(C)
     grad_state = grad_last.clone()
+    far = zoh and _far_from_zero(A)
     for (block, chunks), start in zip(_walk(u.shape, A.shape[1]), starts, strict=True):
         carry = grad_state[block]
         for chunk, first in reversed(list(zip(chunks, start.unbind(0), strict=True))):
             d, v = _rows(delta, block, chunk), _rows(u, block, chunk)
             b, c = _columns(B, block, chunk), _columns(C, block, chunk)
-            decay, states = _states(d, v, A[block], b, first, zoh)
+            decay, states, gain = _states(d, v, A[block], b, first, zoh, far)
             above = _rows(grad_y, block, chunk)
             _add(grad_C, block, chunk, (states * above), c)
             # g_t = d loss / d h_t, from the last step of the chunk to its first.
@@ -233,12 +253,19 @@ def _backward(
                 steps[t].addcmul_(factors[t + 1], steps[t + 1])
             carry = factors[0] * steps[0]
             if zoh:
-                gain = _gain(d, A[block])
                 through = g * b
-                grad_u[block, :, chunk] = (through * gain).sum(2).permute(1, 2, 0)
+                by_gain = through * gain
+                grad_u[block, :, chunk] = by_gain.sum(2).permute(1, 2, 0)
                 through.mul_(v)
-                slope = (through * decay).sum(2)
-                grad_A[block] += (through * _gain_slope(d, A[block])).sum(0)
+                if far:
+                    # d gain / d A = (delta exp(delta A) - gain) / A; what cancels here is lost beside the part that
+                    # goes through the decay, which is larger by 1 / (delta A).
+                    by_decay = through * decay
+                    slope = by_decay.sum(2)
+                    grad_A[block] += (by_decay.mul_(d) - by_gain.mul_(v)).sum(0) / A[block]
+                else:
+                    slope = (through * decay).sum(2)
+                    grad_A[block] += (through * _gain_slope(d, A[block])).sum(0)
                 _add(grad_B, block, chunk, gain.mul_(v).mul_(g), b)
             else:
                 through = (g * b).sum(2)
