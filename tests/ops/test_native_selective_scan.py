@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from kanscan.ops import native
+from kanscan.ops.scan_order import order_index
 from kanscan.ops.selective_scan import cpu, selective_scan
+from kanscan.ops.selective_scan.directions import directional_scan
 
 pytestmark = pytest.mark.skipif(native.ABSENCE is not None, reason=f"compiled kernels: {native.ABSENCE}")
 
@@ -38,8 +40,12 @@ def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 def unwritten_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a kernel forgets to write becomes NaN."""
     new_empty, empty_like = Tensor.new_empty, torch.empty_like
-    monkeypatch.setattr(Tensor, "new_empty", lambda t, *s, **k: new_empty(t, *s, **k).fill_(float("nan")))
-    monkeypatch.setattr(torch, "empty_like", lambda t, **k: empty_like(t, **k).fill_(float("nan")))
+
+    def spoiled(t: Tensor) -> Tensor:
+        return t.fill_(float("nan")) if t.is_floating_point() else t
+
+    monkeypatch.setattr(Tensor, "new_empty", lambda t, *s, **k: spoiled(new_empty(t, *s, **k)))
+    monkeypatch.setattr(torch, "empty_like", lambda t, **k: spoiled(empty_like(t, **k)))
 
 
 def arguments(batch: int, channels: int, length: int, states: int, groups: int = 1) -> dict[str, Tensor]:
@@ -139,7 +145,7 @@ def test_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = both_ways(wide(given), "torch")
     # Only the division of labor: a pool of this process cannot be taken back.
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert cpu._splits(given["u"], 1) == {1: 1, 2: 4, 5: 4}[threads] or native.INSTRUCTION_SET != "avx512"
+    assert cpu._splits(given["u"].unsqueeze(1)) == {1: 1, 2: 4, 5: 4}[threads] or native.INSTRUCTION_SET != "avx512"
     compare(both_ways(given, "cpu"), exact)
 
 
@@ -208,15 +214,40 @@ def test_what_the_kernel_cannot_do_goes_to_torch() -> None:
         selective_scan(**{**given, "B": torch.randn(4, 2)}, backend="cpu")
 
 
-def test_opcheck() -> None:
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.usefixtures("isa", "unwritten_is_nan")
+def test_directions_read_their_pixels_in_place(shared: bool) -> None:
+    size, channels, states = (7, 11), 21, 5
+    order = torch.stack([order_index(name, size) for name in ("raster", "column", "spiral", "raster_reversed")])
+    generator = torch.Generator().manual_seed(3)
+    shapes = {"u": (2, 1 if shared else 4, channels, 77), "delta": (2, 4, channels, 77), "A": (4 * channels, states)}
+    shapes |= {"B": (2, 4, states, 77), "C": (2, 4, states, 77), "D": (4 * channels,), "delta_bias": (4 * channels,)}
+    given = {key: torch.randn(*shape, generator=generator).requires_grad_() for key, shape in shapes.items()}
+    given["A"] = (-given["A"].detach().exp()).requires_grad_()
+
+    def run(given: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
+        views = {**given, "u": given["u"].expand(-1, 4, -1, -1)}
+        y = directional_scan(**views, order=order, delta_softplus=True, backend=backend)
+        loss = (y * torch.cos(torch.arange(y.numel(), dtype=torch.float64)).view_as(y)).sum()
+        return {"y": y, **dict(zip(given, torch.autograd.grad(loss, list(given.values())), strict=True))}
+
+    exact = run(wide(given), "torch")
+    compare(run(given, "cpu"), exact)
+    compare(run(given, "torch"), exact, 1e-4)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_opcheck(ordered: bool) -> None:
     given = arguments(2, 6, 20, 3, 2)
+    order = torch.stack([torch.arange(20), torch.arange(20).flip(0)]) if ordered else None
     given.pop("z")
-    torch.library.opcheck(torch.ops.kanscan.selective_scan.default, (*given.values(), True, 64, True))
+    given |= {key: given[key].detach().view(2, 2, 3, 20).requires_grad_() for key in ("u", "delta")}
+    torch.library.opcheck(torch.ops.kanscan.selective_scan.default, (*given.values(), order, True, 64, True))
     plain = {key: t.detach() for key, t in given.items() if key not in ("D", "initial_state")}
     tensors = [*list(plain.values())[:5], None, plain["delta_bias"]]
-    y, last, kept = torch.ops.kanscan.selective_scan(*tensors, None, True, 64, True)
+    y, last, kept = torch.ops.kanscan.selective_scan(*tensors, None, order, True, 64, True)
     backward = torch.ops.kanscan.selective_scan_backward.default
-    torch.library.opcheck(backward, (torch.randn_like(y), torch.randn_like(last), *tensors, kept, True, 64))
+    torch.library.opcheck(backward, (torch.randn_like(y), torch.randn_like(last), *tensors, kept, order, True, 64))
 
 
 @pytest.mark.export

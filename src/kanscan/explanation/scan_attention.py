@@ -81,6 +81,8 @@ def scan_attention(
 
 def _received(ssm: SelectiveSSM, u: Tensor, orders: tuple[str, ...], size: tuple[int, int], pixel: int) -> Tensor:
     """Return `(K, h, w)` absolute contributions to a pixel, summed over channels."""
+    # The layer gets the map in pixel order; here each direction's sequence is followed step by step.
+    u = torch.stack([u[:, k, :, order_index(name, size).to(u.device)] for k, name in enumerate(orders)], dim=1)
     u = u.to(ssm.A_log.dtype)
     with torch.no_grad():
         delta, B, C = ssm.selection(u)

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from kanscan.layers.drop_path import DropPath
-from kanscan.ops.scan_order import CROSS, inverse, order_index
+from kanscan.ops.scan_order import CROSS, order_index
 from kanscan.ops.selective_scan import DISCRETIZATIONS, selective_scan, without_autocast
+from kanscan.ops.selective_scan.directions import directional_scan
 
 MERGES = ("sum", "reweight")
 PROJECTIONS = ("shared", "separate")
@@ -103,19 +104,45 @@ class SelectiveSSM(nn.Module):
         self.D.fill_(1.0)
 
     def forward(
-        self, x: Float[Tensor, "b *k e l"], z: Float[Tensor, "b *k e l"] | None = None
+        self,
+        x: Float[Tensor, "b *k e l"],
+        z: Float[Tensor, "b *k e l"] | None = None,
+        order: Int64[Tensor, "k l"] | None = None,
     ) -> Float[Tensor, "b *k e l"]:
         """Scan each sequence; `z` gates the result by SiLU(z).
 
         Args:
             x: (B, K, E, L), or (B, E, L) where the layer has no axis K.
             z: Gate, shaped like `x`.
+            order: Which position each step of each direction reads and writes (K, L), or None for one after the other.
+                With an order all directions must hold the same map, as views of it, and there is no gate.
 
         Returns:
             Sequences shaped like `x`; computed in float32 at least, also under autocast.
         """
         with without_autocast(x):
-            return self._scan(x.to(self.A_log.dtype), z).to(x.dtype)
+            wide = x.to(self.A_log.dtype)
+            return (self._scan(wide, z) if order is None else self._scan_map(wide[:, 0], order)).to(x.dtype)
+
+    def _scan_map(self, x: Tensor, order: Tensor) -> Tensor:
+        directions = order.shape[0]
+        # Projections act on each position alone, so one product serves all directions, whatever order they read in.
+        rows = self.x_proj_weight.flatten(0, 1)
+        projected = (x.transpose(1, 2) @ rows.t()).unflatten(2, (directions, -1)).permute(0, 2, 3, 1)
+        low_rank, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=2)
+        delta = low_rank.transpose(2, 3) @ self.dt_proj_weight.transpose(1, 2)
+        return directional_scan(
+            x.unsqueeze(1).expand(-1, directions, -1, -1),
+            delta.transpose(2, 3),
+            -torch.exp(self.A_log),
+            B,
+            C,
+            order,
+            self.D,
+            self.dt_proj_bias.flatten(),
+            delta_softplus=True,
+            discretization=self.discretization,
+        )
 
     def _scan(self, x: Tensor, z: Tensor | None) -> Tensor:
         delta, B, C = self.selection(x)
@@ -326,10 +353,10 @@ class SS2D(nn.Module):
     def scan(self, x: Float[Tensor, "b e h w"]) -> Float[Tensor, "b k e l"]:
         """Return the result of every direction, put back row by row."""
         size = tuple(x.shape[2:])
-        tokens = x.flatten(2)
-        indices = [order_index(name, size).to(x.device) for name in self.orders]
-        y = self.ssm(torch.stack([tokens[:, :, index] for index in indices], dim=1))
-        return torch.stack([y[:, k, :, inverse(index)] for k, index in enumerate(indices)], dim=1)
+        # Channels last: a step reads all channels of a pixel, and pixels in any order cost the same.
+        tokens = x.flatten(2).transpose(1, 2).contiguous().transpose(1, 2)
+        order = torch.stack([order_index(name, size) for name in self.orders]).to(x.device)
+        return self.ssm(tokens.unsqueeze(1).expand(-1, len(self.orders), -1, -1), order=order)
 
     def _merge(self, x: Tensor, y: Tensor) -> Tensor:
         if self.direction_weights is None:

@@ -46,10 +46,47 @@ def selective_scan(
     """Return `y` and the last state; arguments as in `kanscan.ops.selective_scan`, all in float32."""
     assert discretization == "euler"
     B, C = _grouped(B, C)
+    groups = B.shape[1]
+    u, delta = (t.view(t.shape[0], groups, t.shape[1] // groups, t.shape[2]) for t in (u, delta))
+    y, last = scan_groups(u, delta, A, B, C, D, delta_bias, initial_state, None, delta_softplus=delta_softplus)
+    y = y.flatten(1, 2)
+    return (y if z is None else y * F.silu(z)), last
+
+
+def scan_groups(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    initial_state: Tensor | None,
+    order: Tensor | None,
+    *,
+    delta_softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """Scan groups of channels, each along an order of its own.
+
+    Args:
+        u: (batch, groups, channels in group, length), as are `delta` and the result; a group may be a view of another.
+        delta: Step sizes.
+        A: (groups * channels in group, states).
+        B: (batch, groups, states, length).
+        C: As `B`.
+        D: One number for each channel, or None.
+        delta_bias: As `D`.
+        initial_state: (batch, groups * channels in group, states), or None.
+        order: Position that each step of each group reads and writes (groups, length), or None for one after the other.
+        delta_softplus: Apply the softplus.
+
+    Returns:
+        `y` and the last state.
+    """
     tensors = (u, delta, A, B, C, D, delta_bias, initial_state)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    y, last, _ = _forward(*tensors, delta_softplus, chunk_length(A.shape[1]), keep)
-    return (y if z is None else y * F.silu(z)), last
+    y, last, _ = _forward(*tensors, order, delta_softplus, chunk_length(A.shape[1]), keep)
+    return y, last
 
 
 def _grouped(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,9 +105,8 @@ def chunk_length(states: int) -> int:
 
 
 def _kept_shape(u: Tensor, B: Tensor, chunk: int) -> tuple[Any, ...]:
-    batch, channels, length = u.shape
-    groups, states = B.shape[1], B.shape[2]
-    width = channels // groups
+    batch, groups, width, length = u.shape
+    states = B.shape[2]
     return (batch, (length + chunk - 1) // chunk, groups, (width + 15) // 16 * 16, states)
 
 
@@ -78,7 +114,7 @@ def _kept_shape(u: Tensor, B: Tensor, chunk: int) -> tuple[Any, ...]:
     "kanscan::selective_scan",
     mutates_args=(),
     device_types="cpu",
-    schema=f"({_TENSORS}, Tensor? initial_state, bool delta_softplus, int chunk, bool keep)"
+    schema=f"({_TENSORS}, Tensor? initial_state, Tensor? order, bool delta_softplus, int chunk, bool keep)"
     " -> (Tensor, Tensor, Tensor)",
 )
 def _forward(
@@ -90,22 +126,33 @@ def _forward(
     D: Tensor | None,
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
+    order: Tensor | None,
     delta_softplus: bool,
     chunk: int,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    y, last, kept = _outputs(u, A, B, chunk, keep)
-    read = [_readable(t) for t in (u, delta, B, C)]
-    numbers = _numbers(u, B, chunk, _splits(u, B.shape[1]), delta_softplus, [*read, y])
+    y, last, kept = _outputs(delta, A, B, order, chunk, keep)
+    read = [_readable(t, order) for t in (u, delta, B, C)]
+    numbers = _numbers(u, B, chunk, _splits(u), delta_softplus, [*read, y])
     plain = [None if t is None else t.contiguous() for t in (A, D, delta_bias, initial_state)]
     scan_inputs = (*read[:2], plain[0], *read[2:], *plain[1:])
-    native.call("scan_forward", numbers, *scan_inputs, None, y, last, kept if keep else None)
+    native.call("scan_forward", numbers, *scan_inputs, _places(order), y, last, kept if keep else None)
     return y, last, kept
 
 
-def _outputs(u: Tensor, A: Tensor, B: Tensor, chunk: int, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
-    last = u.new_empty((u.shape[0], u.shape[1], A.shape[1]))
-    return torch.empty_like(u), last, u.new_empty(_kept_shape(u, B, chunk) if keep else (0,))
+def _outputs(
+    delta: Tensor, A: Tensor, B: Tensor, order: Tensor | None, chunk: int, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    last = delta.new_empty((delta.shape[0], *A.shape))
+    return _written(delta, order), last, delta.new_empty(_kept_shape(delta, B, chunk) if keep else (0,))
+
+
+def _written(like: Tensor, order: Tensor | None) -> Tensor:
+    """Return memory for a result shaped like `like`, channels last where an order jumps through time."""
+    batch, groups, width, length = like.shape
+    if order is None:
+        return torch.empty_like(like)
+    return like.new_empty((batch, groups, length, width)).transpose(2, 3)
 
 
 @_forward.register_fake
@@ -118,18 +165,20 @@ def _(
     D: Tensor | None,
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
+    order: Tensor | None,
     delta_softplus: bool,
     chunk: int,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _outputs(u, A, B, chunk, keep)
+    return _outputs(delta, A, B, order, chunk, keep)
 
 
 @torch.library.custom_op(
     "kanscan::selective_scan_backward",
     mutates_args=(),
     device_types="cpu",
-    schema=f"(Tensor grad_y, Tensor grad_last, {_TENSORS}, Tensor kept, bool delta_softplus, int chunk) -> Tensor[]",
+    schema=f"(Tensor grad_y, Tensor grad_last, {_TENSORS}, Tensor kept, Tensor? order, bool delta_softplus, int chunk)"
+    " -> Tensor[]",
 )
 def _backward(
     grad_y: Tensor,
@@ -142,21 +191,22 @@ def _backward(
     D: Tensor | None,
     delta_bias: Tensor | None,
     kept: Tensor,
+    order: Tensor | None,
     delta_softplus: bool,
     chunk: int,
 ) -> list[Tensor]:
     """Return the gradients of u, delta, A, B, C, D, delta_bias and the initial state."""
-    batch, channels, _ = u.shape
-    read = [_readable(t) for t in (u, delta, B, C, grad_y)]
-    splits = _splits(u, B.shape[1])
-    grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
+    batch, channels = u.shape[0], A.shape[0]
+    read = [_readable(t, order) for t in (u, delta, B, C, grad_y)]
+    splits = _splits(u)
+    grad_u, grad_delta = _written(delta, order), _written(delta, order)
     grad_B, grad_C = (u.new_empty((splits, *B.shape)) for _ in range(2))
     # Sums over time for each sample: A, initial state, D, bias.
     grad_A, grad_start = (u.new_empty((batch, *A.shape)) for _ in range(2))
     grad_D, grad_bias = (u.new_empty((batch, channels)) for _ in range(2))
     numbers = _numbers(u, B, chunk, splits, delta_softplus, [*read, grad_u, grad_delta])
     plain = [None if t is None else t.contiguous() for t in (A, D, delta_bias)]
-    scan_inputs = (*read[:2], plain[0], *read[2:4], *plain[1:], None)
+    scan_inputs = (*read[:2], plain[0], *read[2:4], *plain[1:], _places(order))
     written = (grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias, grad_start)
     native.call("scan_backward", numbers, *scan_inputs, kept, read[4], grad_last.contiguous(), *written)
     whole_B, whole_C = (t[0] if splits == 1 else t.sum(0) for t in (grad_B, grad_C))
@@ -175,47 +225,57 @@ def _(
     D: Tensor | None,
     delta_bias: Tensor | None,
     kept: Tensor,
+    order: Tensor | None,
     delta_softplus: bool,
     chunk: int,
 ) -> list[Tensor]:
-    shapes = (A.shape, B.shape, C.shape, u.shape[1:2], u.shape[1:2], (u.shape[0], *A.shape))
-    return [torch.empty_like(u), torch.empty_like(delta), *(u.new_empty(shape) for shape in shapes)]
+    shapes = (A.shape, B.shape, C.shape, A.shape[:1], A.shape[:1], (u.shape[0], *A.shape))
+    return [_written(delta, order), _written(delta, order), *(u.new_empty(shape) for shape in shapes)]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:7], output[2])
-    ctx.delta_softplus, ctx.chunk = inputs[8:10]
+    ctx.save_for_backward(*inputs[:7], output[2], inputs[8])
+    ctx.delta_softplus, ctx.chunk = inputs[9:11]
 
 
 def _gradients(ctx: Any, grad_y: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     grads = _backward(grad_y, grad_last, *ctx.saved_tensors, ctx.delta_softplus, ctx.chunk)
-    return (*(g if need else None for g, need in zip(grads, ctx.needs_input_grad[:8], strict=True)), None, None, None)
+    return (
+        *(g if need else None for g, need in zip(grads, ctx.needs_input_grad[:8], strict=True)),
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 _forward.register_autograd(_gradients, setup_context=_keep)
 
 
-def _readable(t: Tensor) -> Tensor:
+def _readable(t: Tensor, order: Tensor | None) -> Tensor:
     """Return `t` itself where the kernel can read vectors along channels or time, and a copy elsewhere."""
-    return t if t.stride(-1) == 1 or t.stride(-2) == 1 else t.contiguous()
+    if t.stride(2) == 1:
+        return t
+    if order is not None:
+        return t.transpose(2, 3).contiguous().transpose(2, 3)
+    return t if t.stride(3) == 1 else t.contiguous()
 
 
-def _splits(u: Tensor, groups: int) -> int:
+def _places(order: Tensor | None) -> Tensor | None:
+    return None if order is None else order.to(torch.int32).contiguous()
+
+
+def _splits(u: Tensor) -> int:
     """Return into how many parts the channels of a group are cut so that every thread has work."""
+    batch, groups, width, _ = u.shape
     threads = torch.get_num_threads()
     if threads == 1 or u.numel() == 0:
         return 1
-    blocks = -(-(u.shape[1] // groups) // native.LANES[native.INSTRUCTION_SET])
-    return max(1, min(blocks, -(-2 * threads // (u.shape[0] * groups))))
+    blocks = -(-width // native.LANES[native.INSTRUCTION_SET])
+    return max(1, min(blocks, -(-2 * threads // (batch * groups))))
 
 
 def _numbers(u: Tensor, B: Tensor, chunk: int, splits: int, delta_softplus: bool, views: list[Tensor]) -> Tensor:
     """Put sizes and strides into the order the kernel reads them in."""
-    batch, channels, length = u.shape
-    groups, states = B.shape[1], B.shape[2]
-    width = channels // groups
-    strides: list[int] = []
-    for t in views:
-        s = t.stride()
-        strides += s if t.ndim == 4 else (s[0], width * s[1], s[1], s[2])
-    return torch.tensor([batch, groups, width, length, states, chunk, splits, delta_softplus, *strides])
+    strides = [number for t in views for number in t.stride()]
+    return torch.tensor([*u.shape, B.shape[2], chunk, splits, delta_softplus, *strides])
