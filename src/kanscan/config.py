@@ -43,6 +43,11 @@ class DataConfig(_Part):
     image_size: tuple[int, int] | None = (256, 256)
     #: Channels the network sees: grey images are repeated, color images averaged; null asks the reader.
     channels: Literal[1, 3] | None = None
+    #: Side of a square that is cut out before resizing, at most the picture's shorter side (networks that generate);
+    #: null: the whole picture.
+    crop: int | None = Field(None, ge=1)
+    #: Where it is cut: in the middle, or at another place each epoch.
+    crop_place: Literal["center", "random"] = "center"
     #: A key of `kanscan.data.transforms.NORMALIZATIONS`.
     normalization: str = "imagenet"
     #: A key of `kanscan.data.transforms.AUGMENTATIONS`.
@@ -77,6 +82,23 @@ class LossConfig(_Part):
     dice_weight: float = Field(1.0, ge=0)
     #: Train on the network's outputs at every scale (networks with side outputs only); weights 1, 1/2, 1/4, ...
     deep_supervision: bool = False
+
+
+class DiffusionConfig(_Part):
+    """How noise is added and what of its prediction counts (networks that generate)."""
+
+    #: Steps from a picture to noise.
+    num_steps: int = Field(1000, ge=1)
+    #: linear: betas from `beta_start` to `beta_end`. cosine: neither is used.
+    schedule: Literal["linear", "cosine"] = "linear"
+    beta_start: float = Field(1e-4, gt=0, lt=1)
+    beta_end: float = Field(0.02, gt=0, lt=1)
+    #: sum: squares over the whole batch, divided by 1000, as released. mean: over all values.
+    loss: Literal["sum", "mean"] = "sum"
+    #: Serve an average of the weights that keeps this share of itself a step; null: the weights as they are.
+    ema_decay: float | None = Field(None, ge=0, lt=1)
+    #: Learn the label as a further channel, so that samples are pairs of picture and label.
+    with_label: bool = False
 
 
 class OptimConfig(_Part):
@@ -147,6 +169,7 @@ class Recipe(_Part):
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     loss: LossConfig = LossConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
     optim: OptimConfig = OptimConfig()
     trainer: TrainerConfig = TrainerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

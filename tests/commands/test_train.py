@@ -253,7 +253,7 @@ def test_a_broken_folder_is_one_sentence_and_leaves_nothing(tmp_path, kind, word
         (["model.preset=tiny"], "unknown preset of model ukan 'tiny'"),
         (["model.options.in_channels=7"], "in_channels=7, but the pictures have 1 channels"),
         (["model.options.out_channels=3"], "out_channels=3, but the data has 2 classes"),
-        (["model.name=ukan_diffusion", "model.options={}"], "no segmentation network"),
+        (["model.name=ukan_diffusion", "model.options={}"], "does not suit a network that generates"),
         (["data.reader=busii"], "unknown reader 'busii': did you mean 'busi'"),
         (["data.augmentation=flip"], "unknown augmentation 'flip'"),
         (["data.normalization=z"], "unknown normalization 'z'"),

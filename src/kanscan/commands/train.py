@@ -188,8 +188,8 @@ def _rehearse(recipe: Recipe, folder: Path) -> Rehearsal:
     plan = prepare(recipe)
     loader, _ = plan.loaders
     batch = next(iter(loader))
-    shape = tuple(batch["image"].shape[1:])
-    padded = (shape[0], *(-(-s // m) * m for s, m in zip(shape[1:], plan.model.stride, strict=True)))
+    size = batch["image"].shape[2:]
+    padded = (plan.model.in_channels, *(-(-s // m) * m for s, m in zip(size, plan.model.stride, strict=True)))
     cost = complexity(plan.model, padded)
     memory = training_memory_mib(plan.model, len(batch["image"]), padded)
     chosen = choose_device(recipe.trainer.device)

@@ -73,7 +73,10 @@ def training_memory_mib(model: nn.Module, batch_size: int, image_shape: Sequence
 
     # Two images: batch norm refuses a single value.
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        output = shadow(torch.empty(2, *image_shape, device="meta"))
+        # A noise predictor takes the diffusion step too, and says so itself.
+        example = getattr(shadow, "example_inputs", None)
+        inputs = example(image_shape[1:], 2) if example else (torch.empty(2, *image_shape, device="meta"),)
+        output = shadow(*inputs)
     del output
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     return (4 * weights + batch_size * sum(saved.values()) / 2) / 2**20
