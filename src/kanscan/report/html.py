@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from kanscan.drawing import class_color
 from kanscan.metrics import METRICS
 from kanscan.report import charts
 from kanscan.report.numerals import number, span, title, unit_of
+from kanscan.report.page import document, table
 from kanscan.report.schema import HEADLINE_METRICS, Picture, Report
-from kanscan.report.style import SCRIPT, STYLE
 from kanscan.report.wording import (
     CASE_METRICS,
     LEGACY_COLUMNS,
@@ -50,14 +50,8 @@ def html(report: Report, folder: Path) -> str:
         _provenance(report),
         _cases(report),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(report.provenance.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(section for section in sections if section)
-        + f"\n<footer>Drawn by kanscan from report.json, {escape(report.provenance.date)}.</footer>\n"
-        f"</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
-    )
+    footer = f"<footer>Drawn by kanscan from report.json, {escape(report.provenance.date)}.</footer>"
+    return document(report.provenance.title, "\n".join([*filter(None, sections), footer]))
 
 
 def _head(report: Report) -> str:
@@ -238,7 +232,7 @@ def _printed(report: Report) -> str:
     parts = []
     if report.printed:
         rows = [printed_row(figure, report) for figure in report.printed]
-        parts.append("<h2>Beside the paper</h2>\n" + _table(PRINTED_COLUMNS, rows, numeric=(2, 3, 4)))
+        parts.append("<h2>Beside the paper</h2>\n" + table(PRINTED_COLUMNS, rows, numeric=(2, 3, 4)))
         notes = dict.fromkeys(filter(None, (figure.note for figure in report.printed)))
         parts += [f'<p class="small">{escape(_sentence(note))}</p>' for note in notes]
         if report.differences:
@@ -248,7 +242,7 @@ def _printed(report: Report) -> str:
         parts.append("<h2>Legacy figures, pooled as the papers&rsquo; code pools</h2>")
         parts.append(f'<p class="small">For comparison with printed numbers only. {escape(report.legacy_note)}</p>')
         shown = [f for f in report.legacy if f.metric in ("iou", "f1", "dice")]
-        parts.append(_table(LEGACY_COLUMNS, [legacy_row(f) for f in shown], numeric=(3,)))
+        parts.append(table(LEGACY_COLUMNS, [legacy_row(f) for f in shown], numeric=(3,)))
     return "\n".join(parts)
 
 
@@ -293,23 +287,11 @@ def _cases(report: Report) -> str:
                 cells.append(f'<td class="n" data-value="{raw}">{number(value, metric)}</td>')
             cells.append(f"<td>{escape(case.missing[name])}</td>")
             rows.append(f"<tr>{''.join(cells)}</tr>")
-    table = f'<table class="sortable"><thead><tr>{"".join(heads)}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    listing = f'<table class="sortable"><thead><tr>{"".join(heads)}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
     opened = " open" if len(rows) <= 30 else ""
     return (
         f"<h2>All cases</h2>\n<details{opened}><summary>{len(report.cases):,} cases; click a heading to sort; the same "
-        f'table is in cases.csv</summary><div class="scroll">{table}</div></details>'
-    )
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[int] = ()) -> str:
-    def cells(row: Sequence[str], tag: str) -> str:
-        return "".join(
-            f"<{tag}{' class=n' if index in numeric else ''}>{escape(cell)}</{tag}>" for index, cell in enumerate(row)
-        )
-
-    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table><thead><tr>{cells(columns, "th")}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'table is in cases.csv</summary><div class="scroll">{listing}</div></details>'
     )
 
 

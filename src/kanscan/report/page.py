@@ -22,6 +22,21 @@ class Section:
     parts: Sequence[str]
 
 
+def document(title: str, body: str) -> str:
+    """Frame the inside of a page: head, style sheet, script.
+
+    Args:
+        title: For the window, plain text.
+        body: HTML.
+    """
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n"
+        f"</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    )
+
+
 def page(title: str, lead: str, sections: Iterable[Section]) -> str:
     """Draw a page.
 
@@ -31,13 +46,7 @@ def page(title: str, lead: str, sections: Iterable[Section]) -> str:
         sections: Its parts.
     """
     body = "\n".join(f"<h2>{escape(section.title)}</h2>\n" + "\n".join(section.parts) for section in sections)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(lead)}</p>\n{body}\n'
-        f"</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
-    )
+    return document(title, f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(lead)}</p>\n{body}')
 
 
 def paragraph(text: str) -> str:
