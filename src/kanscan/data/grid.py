@@ -123,8 +123,9 @@ def _resample(array: np.ndarray, shape: Triple, coarse: int | None, order: int) 
 
     def stretched(part: np.ndarray, size: Sequence[int]) -> np.ndarray:
         factors = [new / old for new, old in zip(size, part.shape, strict=True)]
-        # Half-voxel centers, the border repeated: nothing moves sideways.
-        return zoom(part, factors, order=order, mode="nearest", grid_mode=True)
+        # Half-voxel centers, the border repeated: nothing moves sideways. Splines overshoot at edges; values that were
+        # not there before are cut.
+        return np.clip(zoom(part, factors, order=order, mode="nearest", grid_mode=True), part.min(), part.max())
 
     if coarse is None:
         return stretched(array, shape).astype(np.float32)
