@@ -45,6 +45,8 @@ def main() -> None:
     """Run the command line; exit code 0 fine, 1 our failure, 2 wrong usage or data, 130 interrupted."""
     debug = "--debug" in sys.argv or bool(os.environ.get("KANSCAN_DEBUG"))
     arguments = [item for item in sys.argv[1:] if item != "--debug"]
+    # Read when torch is loaded. Threads that spin while they wait make a shared machine many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         application()(args=arguments, prog_name="kanscan")
     except KeyboardInterrupt:

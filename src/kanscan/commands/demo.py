@@ -132,13 +132,8 @@ def demo(
         >>> result = demo(["trainer.epochs=3"], output="runs/demo")  # doctest: +SKIP
         >>> result.dice  # doctest: +SKIP
     """
-    import os
-
     from kanscan.config import load_recipe, parse_overrides
 
-    # Where other programs keep the cores busy, threads that wait in a loop make training many times slower. This has an
-    # effect only if torch is not loaded yet, as from the shell.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     folder = Path(output)
     name, note = choose_source(data, folder)
     source = SOURCES[name]
