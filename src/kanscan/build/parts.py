@@ -34,6 +34,8 @@ def data_folder(recipe: Recipe, root: str | Path | None) -> str | Path:
 def build_split(recipe: Recipe, cases: Sequence[Case]) -> Split:
     """Divide the cases as the recipe says."""
     options = recipe.split.model_dump()
+    if recipe.split.kind == "nnunet" and options["file"] is None and recipe.data.root is not None:
+        options["file"] = recipe.data.root / "splits_final.json"
     return make_split(cases, **options | {"seed": recipe.seed if recipe.split.seed is None else recipe.split.seed})
 
 

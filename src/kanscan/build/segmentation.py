@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def check_batch(recipe: Recipe, model: Network, num_training_cases: int) -> None
 
 def facts(recipe: Recipe, source: Source) -> dict[str, Any]:
     """Return what prediction needs to know of the data."""
-    return {"class_names": list(source.label_map.names)}
+    return {"class_names": list(source.label_map.names), "label_map": asdict(source.label_map)}
 
 
 def predictor(run: Run, *, device: str = "auto", flips: bool | None = None) -> Predictor:
