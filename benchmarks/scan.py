@@ -8,10 +8,22 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from protocol import RESULTS, again_with_tuned_allocator, allocator, begin, commit, demand_green, interleave, record
+from protocol import (
+    RESULTS,
+    again_with_tuned_allocator,
+    allocator,
+    begin,
+    commit,
+    demand_green,
+    interleave,
+    peak_mib,
+    record,
+)
 from torch import Tensor
 
+from kanscan.ops.scan_order import CROSS, inverse, order_index
 from kanscan.ops.selective_scan import log_depth, selective_scan
+from kanscan.ops.selective_scan.directions import directional_scan
 
 #: (batch, channels, length, states)
 WORK = [(1, 192, 4096, 16), (1, 64, 16384, 16), (8, 96, 16384, 1)]
@@ -133,6 +145,54 @@ def growth() -> None:
     print((RESULTS / "selective_scan_growth.csv").read_text())
 
 
+def four_directions(side: int, channels: int, states: int) -> None:
+    """The scans of SS2D: reading pixels in place, against permuted copies of the map and the log-depth form."""
+    generator = torch.Generator().manual_seed(0)
+    length = side * side
+    order = torch.stack([order_index(name, (side, side)) for name in CROSS])
+    back = torch.stack([inverse(index) for index in order])
+    shapes = {"u": (1, 1, length, channels), "delta": (1, 4, length, channels)}
+    shapes |= {"B": (1, 4, length, states), "C": (1, 4, length, states)}
+    given = {name: torch.randn(*shape, generator=generator).transpose(2, 3) for name, shape in shapes.items()}
+    given["delta"] = torch.nn.functional.softplus(given["delta"] / 2 - 3)
+    A = -torch.arange(1.0, states + 1).repeat(4 * channels, 1)
+
+    def in_place(u: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        return directional_scan(u, delta, A, B, C, order, backend="cpu").sum(1)
+
+    def copies(u: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> Tensor:
+        def read(t: Tensor) -> Tensor:
+            return torch.stack([t[0, k % t.shape[1]].index_select(1, i) for k, i in enumerate(order)])
+
+        rates = A.view(4, channels, states).transpose(1, 2)
+        start = u.new_zeros(4, states, channels)
+        y, _ = log_depth.recurrence(
+            read(u), read(delta), rates, read(B).unsqueeze(2), read(C).unsqueeze(2), start, False
+        )
+        return torch.stack([y[k].index_select(1, i) for k, i in enumerate(back)]).sum(0, keepdim=True)
+
+    torch.testing.assert_close(in_place(**given), copies(**given), rtol=1e-3, atol=1e-3)
+
+    def train(scan: Callable[..., Tensor]) -> None:
+        leaves = {name: t.detach().requires_grad_() for name, t in given.items()}
+        scan(**leaves).square().sum().backward()
+
+    candidates = {"kanscan cpu": partial(train, in_place), "permuted copies, log-depth": partial(train, copies)}
+    work = f"four directions {side}x{side} E{channels} N{states}, forward + backward"
+    record("selective_scan", work, interleave(candidates, 5), "kanscan cpu")
+    for name, run in candidates.items():
+        print(f"  {name}: peak {peak_mib(run):.1f} MiB")
+
+
+def peak() -> None:
+    """Print the peak of the longest training step against its inputs, outputs and gradients."""
+    given = draw(1, 192, 4096, 16)
+    outside = sum(t.numel() for t in given.values()) * 2 + 2 * given["u"].numel()
+    run = partial(both_ways, CANDIDATES["kanscan cpu"], given)
+    grown = peak_mib(run) + sum(t.numel() for t in given.values()) * 4 / 2**20
+    print(f"peak with inputs {grown:.1f} MiB, inputs, outputs and their gradients {outside * 4 / 2**20:.1f} MiB")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     if not allocator():
@@ -141,6 +201,8 @@ if __name__ == "__main__":
     for shape in WORK:
         time_all(shape, CANDIDATES, rounds=5)
     time_all(SHORT, {**CANDIDATES, **SLOW}, rounds=3)
+    four_directions(64, 96, 16)
+    peak()
     if not allocator():
         growth()
         again_with_tuned_allocator()

@@ -346,7 +346,7 @@ def test_every_preset_learns(preset: str) -> None:
     label = (torch.nn.functional.avg_pool2d(x[:, :1], 5, 1, 2) > 0).float()
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     losses = []
-    for _ in range(8):
+    for _ in range(16):
         loss = printed_loss(model(x), label)
         optimizer.zero_grad()
         loss.backward()

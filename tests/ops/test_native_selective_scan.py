@@ -145,7 +145,10 @@ def test_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = both_ways(wide(given), "torch")
     # Only the division of labor: a pool of this process cannot be taken back.
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    assert cpu._splits(given["u"].unsqueeze(1)) == {1: 1, 2: 4, 5: 4}[threads] or native.INSTRUCTION_SET != "avx512"
+    assert (
+        cpu._splits(given["u"].unsqueeze(1), given["u"]) == {1: 1, 2: 4, 5: 4}[threads]
+        or native.INSTRUCTION_SET != "avx512"
+    )
     compare(both_ways(given, "cpu"), exact)
 
 
@@ -214,9 +217,10 @@ def test_what_the_kernel_cannot_do_goes_to_torch() -> None:
         selective_scan(**{**given, "B": torch.randn(4, 2)}, backend="cpu")
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("shared", "threads"), [(True, 1), (True, 3), (False, 1)])
 @pytest.mark.usefixtures("isa", "unwritten_is_nan")
-def test_directions_read_their_pixels_in_place(shared: bool) -> None:
+def test_directions_read_their_pixels_in_place(shared: bool, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     size, channels, states = (7, 11), 21, 5
     order = torch.stack([order_index(name, size) for name in ("raster", "column", "spiral", "raster_reversed")])
     generator = torch.Generator().manual_seed(3)
@@ -226,8 +230,7 @@ def test_directions_read_their_pixels_in_place(shared: bool) -> None:
     given["A"] = (-given["A"].detach().exp()).requires_grad_()
 
     def run(given: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
-        views = {**given, "u": given["u"].expand(-1, 4, -1, -1)}
-        y = directional_scan(**views, order=order, delta_softplus=True, backend=backend)
+        y = directional_scan(**given, order=order, delta_softplus=True, backend=backend)
         loss = (y * torch.cos(torch.arange(y.numel(), dtype=torch.float64)).view_as(y)).sum()
         return {"y": y, **dict(zip(given, torch.autograd.grad(loss, list(given.values())), strict=True))}
 

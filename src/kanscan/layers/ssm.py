@@ -132,7 +132,7 @@ class SelectiveSSM(nn.Module):
         low_rank, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=2)
         delta = low_rank.transpose(2, 3) @ self.dt_proj_weight.transpose(1, 2)
         return directional_scan(
-            x.unsqueeze(1).expand(-1, directions, -1, -1),
+            x.unsqueeze(1),
             delta.transpose(2, 3),
             -torch.exp(self.A_log),
             B,

@@ -30,6 +30,8 @@ struct Scan {
     int64_t row() const { return states < LANES / 2 ? states : (states + LANES - 1) / LANES * LANES; }
     int64_t saved_size() const { return (width + 15) / 16 * 16 * states; }
     const int32_t* places(int64_t g, int64_t t) const { return order ? order + g * length + t : nullptr; }
+    // Whether all groups are views of one u; the gradient then has one group too.
+    bool shared() const { return groups > 1 && u.group == 0; }
     int64_t first_block(int64_t split) const { return split * blocks() / splits; }
 };
 
@@ -61,13 +63,18 @@ inline void load_tile(const float* p, const View& view, const int32_t* places, i
             tile[t * row + c] = c < channels ? p[c * view.channel + place(places, t) * view.time] : 0.0f;
 }
 
+// The way back, and with `add` onto what is there.
 inline void store_tile(const float* tile, const View& view, const int32_t* places, int64_t begin, int channels,
-                       int64_t steps, const float* where) {
+                       int64_t steps, const float* where, bool add = false) {
     float* p = const_cast<float*>(where);
     int64_t t = 0;
     if (!places) p += begin * view.time;
     if (view.channel == 1 && channels > 1) {
-        for (; t < steps; t++) store_first(p + place(places, t) * view.time, load(tile + t * LANES), channels);
+        for (; t < steps; t++) {
+            float* to = p + place(places, t) * view.time;
+            const Vector v = load(tile + t * LANES);
+            store_first(to, add ? v + load_first(to, channels) : v, channels);
+        }
         return;
     }
     if (view.time == 1 && !places)
@@ -75,11 +82,16 @@ inline void store_tile(const float* tile, const View& view, const int32_t* place
             Vector v[LANES];
             for (int i = 0; i < LANES; i++) v[i] = load(tile + (t + i) * LANES);
             transpose(v);
-            for (int c = 0; c < channels; c++) store(p + c * view.channel + t, v[c]);
+            for (int c = 0; c < channels; c++) {
+                float* to = p + c * view.channel + t;
+                store(to, add ? v[c] + load(to) : v[c]);
+            }
         }
     for (; t < steps; t++)
-        for (int c = 0; c < channels; c++)
-            p[c * view.channel + place(places, t) * view.time] = tile[t * LANES + c];
+        for (int c = 0; c < channels; c++) {
+            float& to = p[c * view.channel + place(places, t) * view.time];
+            to = add ? to + tile[t * LANES + c] : tile[t * LANES + c];
+        }
 }
 
 inline void load_matrix(const Scan& scan, const View& view, int64_t b, int64_t g, int64_t begin, int64_t steps,
@@ -289,8 +301,8 @@ struct BackwardTask {
     int64_t split, b, g, from, to;
     float *A, *state, *carry, *sum_A, *sum_D, *sum_bias, *tiles, *B, *C, *sum_B, *sum_C, *memory;
 
-    BackwardTask(const Scan& scan, const Gradients& grads, int64_t task) : scan(scan), grads(grads) {
-        split = task % scan.splits, g = task / scan.splits % scan.groups, b = task / scan.splits / scan.groups;
+    BackwardTask(const Scan& scan, const Gradients& grads, int64_t split, int64_t b, int64_t g)
+        : scan(scan), grads(grads), split(split), b(b), g(g) {
         from = scan.first_block(split), to = scan.first_block(split + 1);
         const int64_t blocks = to - from, size = scan.states * LANES, chunk = scan.chunk;
         A = kanscan_workspace(0, blocks * (4 * size + 2 * LANES));
@@ -381,7 +393,8 @@ struct BackwardTask {
         }
         store(sum_D + (k - from) * LANES, total_D);
         store(sum_bias + (k - from) * LANES, total_bias);
-        store_tile(t.grad_input, grads.u, places, begin, channels(k), steps, grads.u.at(b, g, k * LANES));
+        store_tile(t.grad_input, grads.u, places, begin, channels(k), steps, grads.u.at(b, g, k * LANES),
+                   scan.shared() && g > 0);
         store_tile(t.grad_delta, grads.delta, places, begin, channels(k), steps, grads.delta.at(b, g, k * LANES));
     }
 
@@ -397,13 +410,18 @@ struct BackwardTask {
 };
 
 void backward(const Scan& scan, const Gradients& grads, int64_t threads) {
+    // Groups that read the same u add to the same gradient, so one thread goes through all of them.
+    const int64_t apart = scan.shared() ? 1 : scan.groups, together = scan.groups / apart;
     auto body = [&](int64_t index) {
-        BackwardTask task(scan, grads, index);
-        task.begin();
-        for (int64_t c = scan.num_chunks() - 1; c >= 0; c--) task.run_chunk(c);
-        task.end();
+        const int64_t split = index % scan.splits, first = index / scan.splits % apart * together;
+        for (int64_t g = first; g < first + together; g++) {
+            BackwardTask task(scan, grads, split, index / scan.splits / apart, g);
+            task.begin();
+            for (int64_t c = scan.num_chunks() - 1; c >= 0; c--) task.run_chunk(c);
+            task.end();
+        }
     };
-    parallel(scan.batch * scan.groups * scan.splits, threads, body);
+    parallel(scan.batch * apart * scan.splits, threads, body);
 }
 
 inline Scan scan_of(const int64_t* numbers, const float* u, const float* delta, const float* A, const float* B,

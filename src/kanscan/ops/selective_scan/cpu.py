@@ -69,8 +69,8 @@ def scan_groups(
     """Scan groups of channels, each along an order of its own.
 
     Args:
-        u: (batch, groups, channels in group, length), as are `delta` and the result; a group may be a view of another.
-        delta: Step sizes.
+        u: (batch, groups, channels in group, length), or one group that all others read too.
+        delta: Step sizes (batch, groups, channels in group, length).
         A: (groups * channels in group, states).
         B: (batch, groups, states, length).
         C: As `B`.
@@ -133,7 +133,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     y, last, kept = _outputs(delta, A, B, order, chunk, keep)
     read = [_readable(t, order) for t in (u, delta, B, C)]
-    numbers = _numbers(u, B, chunk, _splits(u), delta_softplus, [*read, y])
+    numbers = _numbers(delta, B, chunk, _splits(u, delta), delta_softplus, [*read, y])
     plain = [None if t is None else t.contiguous() for t in (A, D, delta_bias, initial_state)]
     scan_inputs = (*read[:2], plain[0], *read[2:], *plain[1:])
     native.call("scan_forward", numbers, *scan_inputs, _places(order), y, last, kept if keep else None)
@@ -198,13 +198,13 @@ def _backward(
     """Return the gradients of u, delta, A, B, C, D, delta_bias and the initial state."""
     batch, channels = u.shape[0], A.shape[0]
     read = [_readable(t, order) for t in (u, delta, B, C, grad_y)]
-    splits = _splits(u)
-    grad_u, grad_delta = _written(delta, order), _written(delta, order)
+    splits = _splits(u, delta)
+    grad_u, grad_delta = _written(u, order), _written(delta, order)
     grad_B, grad_C = (u.new_empty((splits, *B.shape)) for _ in range(2))
     # Sums over time for each sample: A, initial state, D, bias.
     grad_A, grad_start = (u.new_empty((batch, *A.shape)) for _ in range(2))
     grad_D, grad_bias = (u.new_empty((batch, channels)) for _ in range(2))
-    numbers = _numbers(u, B, chunk, splits, delta_softplus, [*read, grad_u, grad_delta])
+    numbers = _numbers(delta, B, chunk, splits, delta_softplus, [*read, grad_u, grad_delta])
     plain = [None if t is None else t.contiguous() for t in (A, D, delta_bias)]
     scan_inputs = (*read[:2], plain[0], *read[2:4], *plain[1:], _places(order))
     written = (grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias, grad_start)
@@ -230,7 +230,7 @@ def _(
     chunk: int,
 ) -> list[Tensor]:
     shapes = (A.shape, B.shape, C.shape, A.shape[:1], A.shape[:1], (u.shape[0], *A.shape))
-    return [_written(delta, order), _written(delta, order), *(u.new_empty(shape) for shape in shapes)]
+    return [_written(u, order), _written(delta, order), *(u.new_empty(shape) for shape in shapes)]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -240,13 +240,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 def _gradients(ctx: Any, grad_y: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     grads = _backward(grad_y, grad_last, *ctx.saved_tensors, ctx.delta_softplus, ctx.chunk)
-    return (
-        *(g if need else None for g, need in zip(grads, ctx.needs_input_grad[:8], strict=True)),
-        None,
-        None,
-        None,
-        None,
-    )
+    found = (g if need else None for g, need in zip(grads, ctx.needs_input_grad[:8], strict=True))
+    return (*found, *[None] * 4)
 
 
 _forward.register_autograd(_gradients, setup_context=_keep)
@@ -265,17 +260,21 @@ def _places(order: Tensor | None) -> Tensor | None:
     return None if order is None else order.to(torch.int32).contiguous()
 
 
-def _splits(u: Tensor) -> int:
+def _splits(u: Tensor, delta: Tensor) -> int:
     """Return into how many parts the channels of a group are cut so that every thread has work."""
-    batch, groups, width, _ = u.shape
     threads = torch.get_num_threads()
-    if threads == 1 or u.numel() == 0:
+    if threads == 1 or delta.numel() == 0:
         return 1
+    # Groups that share u are gone through by one thread in backward.
+    batch, groups, width, _ = u.shape
     blocks = -(-width // native.LANES[native.INSTRUCTION_SET])
     return max(1, min(blocks, -(-2 * threads // (batch * groups))))
 
 
-def _numbers(u: Tensor, B: Tensor, chunk: int, splits: int, delta_softplus: bool, views: list[Tensor]) -> Tensor:
-    """Put sizes and strides into the order the kernel reads them in."""
-    strides = [number for t in views for number in t.stride()]
-    return torch.tensor([*u.shape, B.shape[2], chunk, splits, delta_softplus, *strides])
+def _numbers(delta: Tensor, B: Tensor, chunk: int, splits: int, delta_softplus: bool, views: list[Tensor]) -> Tensor:
+    """Put sizes and strides into the order the kernel reads them in; a lone group is at the place of all of them."""
+    strides: list[int] = []
+    for t in views:
+        batch, group, *rest = t.stride()
+        strides += [batch, group if t.shape[1] == delta.shape[1] > 1 else 0, *rest]
+    return torch.tensor([*delta.shape, B.shape[2], chunk, splits, delta_softplus, *strides])

@@ -11,7 +11,7 @@ from kanscan.ops.selective_scan import choose_scan, cpu, selective_scan, without
 
 
 def directional_scan(
-    u: Float[Tensor, "b k e l"],
+    u: Float[Tensor, "b #k e l"],
     delta: Float[Tensor, "b k e l"],
     A: Float[Tensor, "ke n"],
     B: Float[Tensor, "b k n l"],
@@ -30,7 +30,7 @@ def directional_scan(
     Step l of scan k reads and writes pixel `order[k, l]`.
 
     Args:
-        u: Inputs; the directions may be views of one map.
+        u: Inputs; with one direction on this axis, all read the same map.
         delta: Step sizes, before bias and softplus.
         A: Decay rates, the channels of the first direction first.
         B: Input matrices.
@@ -58,6 +58,7 @@ def directional_scan(
         with without_autocast(u):
             y, _ = cpu.scan_groups(u_, delta_, A_, B_, C_, D_, bias_, None, order, delta_softplus=delta_softplus)
         return y.to(u.dtype)
+    u = u.expand(delta.shape)
     u_, delta_, B_, C_ = (
         torch.stack([t[:, k].index_select(2, i) for k, i in enumerate(order)], 1) for t in (u, delta, B, C)
     )
