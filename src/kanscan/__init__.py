@@ -29,6 +29,7 @@ _FACE = {
     "compare": "kanscan.commands.compare",
     "demo": "kanscan.commands.demo",
     "explain": "kanscan.commands.explain",
+    "sample": "kanscan.commands.sample",
 }
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "load_released",
     "predict",
     "released_state_dict",
+    "sample",
     "show",
     "train",
 ]
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from kanscan.commands.evaluate import evaluate
     from kanscan.commands.explain import explain
     from kanscan.commands.predict import predict
+    from kanscan.commands.sample import sample
     from kanscan.commands.show import show
     from kanscan.commands.train import train
     from kanscan.config import Recipe, load_recipe

@@ -21,6 +21,7 @@ from kanscan.commands.demo import demo
 from kanscan.commands.evaluate import evaluate
 from kanscan.commands.explain import explain
 from kanscan.commands.predict import predict
+from kanscan.commands.sample import sample
 from kanscan.commands.show import show
 from kanscan.commands.train import train
 
@@ -32,13 +33,14 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "predict": predict,
     "compare": compare,
     "explain": explain,
+    "sample": sample,
     "show": show,
 }
 
 #: What a user did wrong, as opposed to what we did.
 USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
 #: One letter for the options that are typed most.
-LETTERS = {"output": "-o"}
+LETTERS = {"output": "-o", "num_samples": "-n"}
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The hall: names in a recipe become objects, a run becomes a predictor; the only room that sees every wing."""
 
-from kanscan.build.generation import Generator, generator
+from kanscan.build.generation import Generator, RealPictures, generator, real_pictures
 from kanscan.build.parts import build_preprocessing, build_split, load_weights
 from kanscan.build.runs import Preparation, prepare, train_run
 from kanscan.build.segmentation import evaluation_cases, load_predictor, predictor
@@ -18,6 +18,7 @@ from kanscan.build.wings import (
 __all__ = [
     "Generator",
     "Preparation",
+    "RealPictures",
     "build_loaders",
     "build_model",
     "build_preprocessing",
@@ -34,5 +35,6 @@ __all__ = [
     "network_options",
     "predictor",
     "prepare",
+    "real_pictures",
     "train_run",
 ]

@@ -8,14 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kanscan.build.parts import build_preprocessing, data_folder, loader_of, step_options
 from kanscan.config import DiffusionConfig, LossConfig, Recipe
+from kanscan.data.base import Case
+from kanscan.data.io import read_case_image
 from kanscan.data.loader import SegmentationDataset
 from kanscan.data.pictures import open_pictures
 from kanscan.data.source import Source
+from kanscan.data.splits import Split
+from kanscan.data.transforms import Preprocessing
 from kanscan.models import MODELS, create_model, model_options
 from kanscan.models.base import Network, NoisePredictor
 from kanscan.models.released import load_into
@@ -222,3 +228,57 @@ def generator(run: Run, *, device: str = "auto") -> Generator:
     height, width = prepared["image_size"]
     process, names = NoiseProcess(**found["diffusion"]), tuple(found["class_names"])
     return Generator(loaded, process, (height, width), prepared["channels"], names, chosen)
+
+
+@dataclass(frozen=True)
+class RealPictures:
+    """What generated pictures are compared with, cut and sized as in training.
+
+    Attributes:
+        train: `(N, C, H, W)` uint8: the pictures learned from.
+        train_ids: Their names.
+        test: `(M, C, H, W)` uint8: pictures of the same data set that were kept apart; M may be 0.
+        note: What the user should know, or "".
+    """
+
+    train: NDArray[np.uint8]
+    train_ids: tuple[str, ...]
+    test: NDArray[np.uint8]
+    note: str
+
+
+def real_pictures(run: Run, root: str | Path) -> RealPictures:
+    """Read the pictures that a run's samples are compared with.
+
+    Args:
+        run: A run that generates.
+        root: Where the data of the run lie; or another data set, which is then taken whole.
+
+    Raises:
+        ValueError: There are no pictures, or one cannot be read.
+        FileNotFoundError: There is no such folder.
+    """
+    recipe, split = run.recipe, Split.load(run.split_path)
+    try:
+        source = open_data(recipe, root)
+    except ValueError:
+        # Another data set may have another layout than the one that was learned from.
+        source = open_pictures(root)
+    known = {case.id: case for case in source.cases}
+    train, test, note = [known[i] for i in split.train if i in known], [i for i in split.test if i in known], ""
+    if len(train) < len(split.train):
+        train, test = list(source.cases), []
+        note = f"the pictures of {Path(root).resolve().name} are not those the run learned from: all are compared with"
+    prepare = Preprocessing(**run.facts["preprocessing"]).prepare
+    height, width = run.facts["preprocessing"]["image_size"]
+    empty = np.zeros((0, run.facts["preprocessing"]["channels"], height, width), np.uint8)
+
+    def read(case: Case) -> NDArray[np.uint8]:
+        return np.clip(np.rint(prepare(read_case_image(case))), 0, 255).astype(np.uint8)
+
+    return RealPictures(
+        np.stack([read(case) for case in train]),
+        tuple(case.id for case in train),
+        np.stack([read(known[i]) for i in test]) if test else empty,
+        note,
+    )

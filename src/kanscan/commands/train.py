@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Recipe for a folder of pictures that comes without one.
 FOLDER_RECIPE = "ukan"
+#: The same for a network that generates pictures.
+GENERATING_RECIPE = "ukan_diffusion"
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def _resolve(target: str, settings: dict[str, Any], output: Path | None, resume:
         return load_recipe(Run.open(path).recipe_path, settings), path
     if path.is_dir() and target not in recipe_names():
         name = {} if "name" in settings else {"name": f"{settings.get('model.name', 'ukan')}-{path.resolve().name}"}
-        recipe = load_recipe(FOLDER_RECIPE, {"data.root": str(path), **name, **settings})
+        recipe = load_recipe(_folder_recipe(settings), {"data.root": str(path), **name, **settings})
     elif path.suffix in (".yaml", ".yml") or target in recipe_names():
         recipe = load_recipe(target, settings)
     elif path.exists():
@@ -177,6 +179,16 @@ def _resolve(target: str, settings: dict[str, Any], output: Path | None, resume:
         raise ValueError(f"{unknown('recipe', target, recipe_names())}; there is no folder of that name either")
     fold = f"_fold{recipe.split.fold}" if recipe.split.kind == "kfold" else ""
     return recipe, output or Path("runs") / f"{recipe.name}_s{recipe.seed}{fold}"
+
+
+def _folder_recipe(settings: Mapping[str, Any]) -> str:
+    """Return the recipe for a folder of pictures: one of its own for a network that generates."""
+    if "model.name" not in settings:
+        return FOLDER_RECIPE
+    from kanscan.models import MODELS
+    from kanscan.models.base import NoisePredictor
+
+    return GENERATING_RECIPE if issubclass(MODELS[settings["model.name"]], NoisePredictor) else FOLDER_RECIPE
 
 
 def _rehearse(recipe: Recipe, folder: Path) -> Rehearsal:
@@ -229,7 +241,11 @@ def _ending(run: Run, keeper: Keeper | None) -> str:
             lines.append(f"go on with:  kanscan train {where} resume=true")
     if best is not None:
         lines.append(f"best epoch {best['epoch']:.0f}: {column} {best[column]:.4f}")
-    lines += [f"run: {run.path}", f"next:  kanscan evaluate {where}", f"       kanscan predict {where} IMAGES"]
+    lines.append(f"run: {run.path}")
+    if "diffusion" in run.facts:
+        lines.append(f"next:  kanscan sample {where} --judge {quote(str(recipe.data.root))}")
+    else:
+        lines += [f"next:  kanscan evaluate {where}", f"       kanscan predict {where} IMAGES"]
     return "\n".join(lines)
 
 

@@ -65,6 +65,8 @@ def open_pictures(
         raise FileNotFoundError(f"no data folder at {root}")
     opened = _opened(root, make_reader, reader, dict(options or {}), labelled)
     cases = tuple(opened.cases(root))
+    if not cases:
+        raise ValueError(f"{root} holds no picture that its layout ({opened.key}) knows of")
     if getattr(opened, "spatial_dims", 2) != 2:
         raise ValueError(f"{root} holds volumes ({opened.key}); only pictures can be generated")
     if not labelled:

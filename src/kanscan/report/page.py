@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -63,6 +64,20 @@ def figure(svg: str, caption: str) -> str:
     """
     drawing = svg[svg.index("<svg") :]
     return f"<figure>{drawing}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def picture(png: bytes, caption: str) -> str:
+    """Set a picture with what it shows.
+
+    Args:
+        png: A PNG file.
+        caption: Plain text; it is read out in place of the picture too.
+    """
+    data = base64.b64encode(png).decode("ascii")
+    return (
+        f'<figure><img src="data:image/png;base64,{data}" alt="{escape(caption)}" style="max-width:100%;height:auto">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[int] = ()) -> str:
