@@ -4,11 +4,30 @@ import pytest
 import torch
 
 from kanscan.build import build_model, build_task, check_names, generates, network_options
+from kanscan.build.volumes import options_of_volumes
 from kanscan.config import Recipe, load_recipe, recipe_names
+from kanscan.data import READERS
+from kanscan.data.fingerprint import STATISTICS, Fingerprint
+from kanscan.data.plan import make_plan
+from kanscan.models import create_model
 from kanscan.papers import find_claims
+
+PLAN = make_plan(Fingerprint(((1.0, 1.0, 1.0),) * 20, ((36, 50, 35),) * 20, 1.0, (dict.fromkeys(STATISTICS, 1.0),)), 3)
+
+
+def is_of_volumes(recipe: Recipe) -> bool:
+    return recipe.name == "volumes" or (recipe.data.reader != "auto" and READERS[recipe.data.reader].spatial_dims == 3)
+
+
+def size_of(recipe: Recipe) -> tuple[int, ...]:
+    """The pictures' size, or the patch that a recipe of volumes plans for the hippocampus."""
+    return PLAN.network_size if is_of_volumes(recipe) else recipe.data.image_size
 
 
 def without_weights(recipe: Recipe):
+    if is_of_volumes(recipe):
+        with torch.device("meta"):
+            return create_model(recipe.model.name, **options_of_volumes(recipe, PLAN, 3))
     num_classes = 3 if recipe.loss.name == "ce_dice" else 2
     options = network_options(recipe, 3, num_classes)
     with torch.device("meta"):
@@ -37,11 +56,11 @@ def test_a_recipe_is_built_and_stepped_once(name):
     model = without_weights(recipe)
     task = build_task(recipe, model).train()
     optimizer = task.configure_optimizers()["optimizer"]
-    image = torch.empty(2, model.in_channels, *recipe.data.image_size, device="meta")
+    image = torch.empty(2, model.in_channels, *size_of(recipe), device="meta")
     if generates(recipe):
         model(image, torch.zeros(2, dtype=torch.long, device="meta")).square().mean().backward()
     else:
-        label = torch.empty(2, *recipe.data.image_size, dtype=torch.long, device="meta")
+        label = torch.empty(2, *size_of(recipe), dtype=torch.long, device="meta")
         task.loss(task.logits(image), label).backward()
     optimizer.step()
     assert optimizer.state

@@ -57,13 +57,41 @@ class DataConfig(_Part):
     num_workers: int = Field(0, ge=0)
 
 
+class VolumeConfig(_Part):
+    """How volumes (NIfTI, DICOM) reach the network; without effect on pictures. Null: as planned from the data."""
+
+    #: (depth, height, width) of a voxel in millimeters that all volumes are resampled to.
+    spacing_mm: tuple[float, float, float] | None = None
+    #: (depth, height, width) of what the network sees at once, rounded up to what its stages divide.
+    patch_size: tuple[int, int, int] | None = None
+    #: Patches in a batch (trainer.batch_size is that of pictures).
+    batch_size: int | None = Field(None, ge=1)
+    #: An epoch has so many batches.
+    batches_per_epoch: int = Field(250, ge=1)
+    #: Share of the patches of a batch that are centered on foreground.
+    foreground: float = Field(1 / 3, ge=0, le=1)
+    #: auto: CT clipped and scaled by the labelled voxels, others zscore. ct, zscore, minmax, none.
+    normalization: str = "auto"
+    #: A key of `kanscan.data.volume_augmentation.VOLUME_AUGMENTATIONS`.
+    augmentation: str = "nnunet"
+    #: Train a 2D network on slices.
+    slices: bool = False
+    #: Share of a window that its neighbor covers too when a volume is predicted.
+    overlap: float = Field(0.5, ge=0, le=0.9)
+    #: Memory a training step may take; null: what is free.
+    memory_limit_mib: float | None = Field(None, gt=0)
+    #: Folder of prepared volumes; null: KANSCAN_CACHE or the user's folder for caches.
+    cache: Path | None = None
+
+
 class SplitConfig(_Part):
     """Who is trained on, who chooses the epoch, who is reported."""
 
     #: group: three parts that no group straddles. random: three parts, groups ignored. paper: the papers' two parts,
     #: where the part that chooses the epoch is also the part that is reported. kfold: fold `fold` of `num_folds` tests.
-    #: folders: as the layout says. file: read from `file`.
-    kind: Literal["group", "random", "paper", "kfold", "folders", "file"] = "group"
+    #: folders: as the layout says. file: read from `file`. nnunet: fold `fold` of nnU-Net's splits_final.json (`file`,
+    #: or the one in the data's folder), whose validation part is also the one reported.
+    kind: Literal["group", "random", "paper", "kfold", "folders", "file", "nnunet"] = "group"
     #: Null follows the recipe's seed.
     seed: int | None = None
     test_fraction: float = Field(0.2, ge=0, lt=1)
@@ -149,6 +177,8 @@ class EvaluationConfig(_Part):
     flips: bool = False
     #: Tolerance of the normalized surface distance, in pixels where the format has no spacing, else in millimeters.
     nsd_tolerance: float = Field(2.0, gt=0)
+    #: Class name -> its own tolerance, where it differs.
+    nsd_tolerances: dict[str, float] = Field(default_factory=dict)
     bootstrap_samples: int = Field(2000, ge=0)
 
 
@@ -167,6 +197,7 @@ class Recipe(_Part):
     seed: int = 2981
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    volume: VolumeConfig = VolumeConfig()
     split: SplitConfig = SplitConfig()
     loss: LossConfig = LossConfig()
     diffusion: DiffusionConfig = DiffusionConfig()

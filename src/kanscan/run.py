@@ -24,7 +24,8 @@ FORMAT_VERSION = 1
 FREE_KEYS = (
     *("name", "description", "claims", "data.root", "data.cache", "data.num_workers"),
     *("trainer.device", "trainer.patience", "trainer.time_budget_minutes"),
-    *("evaluation.flips", "evaluation.nsd_tolerance", "evaluation.bootstrap_samples"),
+    *("volume.overlap", "volume.memory_limit_mib", "volume.cache"),
+    *("evaluation.flips", "evaluation.nsd_tolerance", "evaluation.nsd_tolerances", "evaluation.bootstrap_samples"),
 )
 
 
@@ -57,6 +58,21 @@ class Run:
     def weights_path(self) -> Path:
         """Weights of the best epoch."""
         return self.path / "model.safetensors"
+
+    @property
+    def plan_path(self) -> Path:
+        """Of volumes: how they reach the network, with a reason beside each setting."""
+        return self.path / "plan.yaml"
+
+    @property
+    def fingerprint_path(self) -> Path:
+        """Of volumes: what the training cases are like, as nnU-Net writes it."""
+        return self.path / "dataset_fingerprint.json"
+
+    @property
+    def nnunet_plans_path(self) -> Path:
+        """Of volumes: the plan as nnU-Net writes it."""
+        return self.path / "nnUNetPlans.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -166,7 +182,8 @@ class Run:
     def discard(self) -> None:
         """Remove what a training wrote that failed before its first epoch ended; other files stay."""
         self.recipe_path.unlink(missing_ok=True)
-        for path in (self.facts_path, self.split_path, self.environment_path):
+        plan = (self.plan_path, self.fingerprint_path, self.nnunet_plans_path)
+        for path in (self.facts_path, self.split_path, self.environment_path, *plan):
             path.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.path / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -219,7 +236,19 @@ class Run:
 
 
 #: Packages that decide what a training computes.
-_PACKAGES = ("kanscan", "torch", "monai", "lightning", "numpy", "scipy", "pillow", "tifffile", "safetensors")
+_PACKAGES = (
+    "kanscan",
+    "torch",
+    "monai",
+    "lightning",
+    "numpy",
+    "scipy",
+    "pillow",
+    "tifffile",
+    "nibabel",
+    "pydicom",
+    "safetensors",
+)
 
 
 def environment(device: str) -> dict[str, Any]:

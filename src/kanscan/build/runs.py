@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kanscan.build.parts import build_preprocessing, build_split, load_weights
+from kanscan.build.volumes import Planned, check_volume_names, patch_loaders, plan_volumes, write_plan
 from kanscan.build.wings import (
     build_loaders,
     build_model,
@@ -16,11 +17,13 @@ from kanscan.build.wings import (
     build_task,
     check_batch,
     check_names,
+    generates,
     network_options,
     wing_of,
 )
 from kanscan.complexity import num_parameters
 from kanscan.config import Recipe, with_root
+from kanscan.data.plan import VolumePlan
 from kanscan.data.source import Source
 from kanscan.data.splits import Split
 from kanscan.models.base import Network
@@ -45,6 +48,7 @@ class Preparation:
         task: The training step.
         loaders: Of the training and of the validation cases.
         notes: What the user should know.
+        planned: Of volumes: how they reach the network.
     """
 
     recipe: Recipe
@@ -55,14 +59,16 @@ class Preparation:
     task: Task
     loaders: tuple[Any, Any | None]
     notes: tuple[str, ...]
+    planned: Planned | None = None
 
 
-def prepare(recipe: Recipe, split: Split | None = None) -> Preparation:
+def prepare(recipe: Recipe, split: Split | None = None, plan: VolumePlan | None = None) -> Preparation:
     """Build everything a recipe names; nothing is written.
 
     Args:
         recipe: What to do.
         split: The split of a run that goes on; None: as the recipe says.
+        plan: The plan of a run on volumes that goes on.
 
     Raises:
         ValueError: Something is unknown, or does not fit; the sentence says what.
@@ -71,6 +77,8 @@ def prepare(recipe: Recipe, split: Split | None = None) -> Preparation:
     warning = check_names(recipe)
     source = build_source(recipe)
     recipe = with_root(recipe, source.root)
+    if source.reader.spatial_dims == 3:
+        return _prepare_volumes(recipe, source, split, plan, warning)
     options = network_options(recipe, source.reader.channels, source.label_map.num_classes)
     model = build_model(recipe, options)
     started = load_weights(recipe, model) if split is None else ""  # a run that goes on has weights in its state
@@ -80,14 +88,39 @@ def prepare(recipe: Recipe, split: Split | None = None) -> Preparation:
     notes = (
         warning,
         started,
-        f"{source.num_unlabelled} cases have no label and are left out" if source.num_unlabelled else "",
-        split.caveat,
-        "" if split.validation else "no validation cases: the last epoch's weights are kept as the best",
+        *_data_notes(source, split),
         # A cache that fits needs no word.
         loaders[0].dataset.cache_note if loaders[0].dataset.cache_note.endswith("each epoch") else "",
     )
     task = build_task(recipe, model, source.label_map.num_classes)
     return Preparation(recipe, source, split, options, model, task, loaders, tuple(filter(None, notes)))
+
+
+def _prepare_volumes(
+    recipe: Recipe, source: Source, split: Split | None, plan: VolumePlan | None, warning: str
+) -> Preparation:
+    """Build everything for volumes; the plan needs to know who is trained on."""
+    if generates(recipe):
+        raise ValueError(f"model {recipe.model.name} generates pictures; {source.root} holds volumes")
+    check_volume_names(recipe)
+    resumed = split is not None
+    split = split or build_split(recipe, source.cases)
+    planned = plan_volumes(recipe, source, split, plan)
+    started = "" if resumed else load_weights(recipe, planned.model)
+    loaders = patch_loaders(recipe, source, split, planned.plan)
+    task = build_task(recipe, planned.model, source.label_map.num_classes)
+    notes = (warning, started, *_data_notes(source, split), *planned.notes)
+    return Preparation(
+        recipe, source, split, planned.options, planned.model, task, loaders, tuple(filter(None, notes)), planned
+    )
+
+
+def _data_notes(source: Source, split: Split) -> tuple[str, ...]:
+    return (
+        f"{source.num_unlabelled} cases have no label and are left out" if source.num_unlabelled else "",
+        split.caveat,
+        "" if split.validation else "no validation cases: the last epoch's weights are kept as the best",
+    )
 
 
 def train_run(
@@ -122,6 +155,8 @@ def train_run(
     source, device = preparation.source, device_text(choose_device(recipe.trainer.device))
     split = {**preparation.split.to_json(), "case_groups": {case.id: case.group for case in source.cases}}
     run = Run.create(path, preparation.recipe, _facts(preparation), split=split, device=device)
+    if preparation.planned is not None:
+        write_plan(run, preparation.planned)
     try:
         return run, _fit(run, preparation)
     except Interrupted:
@@ -138,7 +173,8 @@ def _go_on(recipe: Recipe, run: Run, say: Callable[[str], None]) -> tuple[Run, K
     part = recipe.trainer
     if is_finished(run.state_path, epochs=part.epochs, patience=part.patience, select_by=part.select_by):
         return run, None
-    preparation = prepare(recipe, Split.load(run.split_path))
+    plan = VolumePlan.from_json(run.facts["plan"]) if "plan" in run.facts else None
+    preparation = prepare(recipe, Split.load(run.split_path), plan)
     run.note_resumed(preparation.recipe, device_text(choose_device(part.device)))
     _announce(preparation, say)
     say(f"{run.path} goes on; it has {len(run.curves)} of {part.epochs} epochs")
@@ -158,12 +194,16 @@ def _announce(preparation: Preparation, say: Callable[[str], None]) -> None:
 def _facts(preparation: Preparation) -> dict[str, Any]:
     """Collect what prediction needs beside the recipe, so that a run works without the data."""
     recipe, source, model = preparation.recipe, preparation.source, preparation.model
+    if preparation.planned is not None:
+        reaching: dict[str, Any] = {"plan": preparation.planned.plan.to_json()}
+    else:
+        reaching = {"preprocessing": asdict(build_preprocessing(recipe, source.reader.channels))}
     return {
         "kanscan": version("kanscan"),
         "model": {"name": recipe.model.name, "options": preparation.options},
         "num_parameters": num_parameters(model),
         "stride": list(model.stride),
-        "preprocessing": asdict(build_preprocessing(recipe, source.reader.channels)),
+        **reaching,
         **wing_of(recipe).facts(recipe, source),
         "data": {"reader": source.reader.key, "title": source.reader.title, "num_cases": len(source.cases)},
     }

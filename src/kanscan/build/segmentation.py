@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from kanscan.build.parts import build_preprocessing, data_folder, loader_of, step_options
+from kanscan.build.volumes import volume_predictor
 from kanscan.config import DiffusionConfig, Recipe
 from kanscan.data.loader import SegmentationDataset
 from kanscan.data.source import Selection, Source, open_source
@@ -101,8 +102,8 @@ def facts(recipe: Recipe, source: Source) -> dict[str, Any]:
     return {"class_names": list(source.label_map.names), "label_map": asdict(source.label_map)}
 
 
-def predictor(run: Run, *, device: str = "auto", flips: bool | None = None) -> Predictor:
-    """Build the predictor of a run from its folder alone.
+def predictor(run: Run, *, device: str = "auto", flips: bool | None = None) -> Any:
+    """Build the predictor of a run from its folder alone: a `Predictor`, or a `VolumePredictor` for a run on volumes.
 
     Args:
         run: A run with weights.
@@ -118,6 +119,8 @@ def predictor(run: Run, *, device: str = "auto", flips: bool | None = None) -> P
         raise ValueError(f"{run.path} generates pictures and labels none: kanscan sample {run.path}")
     if not run.weights_path.is_file():
         raise FileNotFoundError(f"{run.path} has no weights yet: no epoch was finished; go on with resume=true")
+    if "plan" in facts:
+        return volume_predictor(run, device=device, flips=flips)
     model = create_model(facts["model"]["name"], **facts["model"]["options"])
     return Predictor(
         load_into(model, run.weights_path),  # type: ignore[arg-type]
@@ -128,7 +131,7 @@ def predictor(run: Run, *, device: str = "auto", flips: bool | None = None) -> P
     )
 
 
-def load_predictor(path: str | Path, *, device: str = "auto", flips: bool | None = None) -> Predictor:
+def load_predictor(path: str | Path, *, device: str = "auto", flips: bool | None = None) -> Any:
     """Open a run folder and build its predictor; neither the data nor the place of training is needed.
 
     Args:

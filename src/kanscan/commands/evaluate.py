@@ -19,12 +19,14 @@ def evaluate(
     subset: str = "test",
     flips: bool | None = None,
     device: str = "auto",
+    tolerances: str | None = None,
     output: Path | None = None,
     json: bool = False,
 ) -> Any:
     """Judge a run on labelled cases and write a report; or judge any folder of masks against another one.
 
-    Of two folders of masks, the first holds predictions and the second references of the same names; no run is needed.
+    Volumes are judged in their own grid, distances in millimeters. Of two folders of masks (pictures, or volumes), the
+    first holds predictions and the second references of the same names; no run is needed.
 
     Args:
         run: Folder that train wrote, or a folder (or file) of predicted masks.
@@ -32,6 +34,8 @@ def evaluate(
         subset: test, validation or train of the run's own split; all: every labelled case of the data.
         flips: Average the prediction over flips; default: as the recipe says.
         device: auto, cpu, cuda, cuda:N or mps.
+        tolerances: Of volumes: tolerance of the NSD for each class, "abdomen" (the papers' table) or a JSON file of
+            class names and millimeters; in place of the recipe's.
         output: Folder of the report; default: the run itself for its test cases, a folder inside it otherwise. For
             masks nothing is written without it.
         json: Print the report as JSON.
@@ -53,18 +57,35 @@ def evaluate(
     path = Path(run)
     if not path.exists():
         raise FileNotFoundError(f"nothing at {path}; expected a run, or a folder of predicted masks")
+    table = {} if tolerances is None else _tolerances(tolerances)
     if Run(path).recipe_path.is_file():
-        return _evaluate_run(Run.open(path), data, subset, flips, device, output)
+        return _evaluate_run(Run.open(path), data, subset, flips, device, output, table)
     if data is None:
         raise ValueError(
             f"{path} is not a run (no recipe.yaml inside); to judge masks, name the folder of references too: "
             f"kanscan evaluate {path} REFERENCES"
         )
+    if _holds_volumes(path) and _holds_volumes(Path(data)):
+        return _evaluate_volumes(path, Path(data), output, table)
+    if table:
+        raise ValueError("--tolerances is in millimeters, and pictures have none; leave it out")
     return _evaluate_masks(path, Path(data), output)
 
 
+def _tolerances(source: str) -> dict[str, float]:
+    from kanscan.metrics import read_tolerances
+
+    return read_tolerances(source)
+
+
 def _evaluate_run(
-    run: Run, data: Path | None, subset: str, flips: bool | None, device: str, output: Path | None
+    run: Run,
+    data: Path | None,
+    subset: str,
+    flips: bool | None,
+    device: str,
+    output: Path | None,
+    tolerances: dict[str, float],
 ) -> Report:
     from kanscan.build import evaluation_cases, predictor
     from kanscan.data.io import read_pair
@@ -83,7 +104,41 @@ def _evaluate_run(
         raise FileNotFoundError(f"{error}; if the data have moved: kanscan evaluate {run.path} DATA") from None
     folder = output or _default_folder(run, data, subset)
     _demand_folder(folder)
-    return report_run(run, serve, found, read_pair, folder=folder, groups=_groups(found.cases), watch=_watched)
+    groups = _groups(found.cases)
+    if found.source.reader.spatial_dims == 3:
+        from kanscan.data.volumes import read_volume_pair
+
+        return report_run(
+            run,
+            serve,
+            found,
+            read_volume_pair,
+            folder=folder,
+            groups=groups,
+            watch=_watched,
+            draw=_draw_volume,
+            tolerances=tolerances,
+        )
+    if tolerances:
+        raise ValueError("--tolerances is in millimeters, and pictures have none; leave it out")
+    return report_run(run, serve, found, read_pair, folder=folder, groups=groups, watch=_watched)
+
+
+def _draw_volume(volume: Any, prediction: Any, label: Any) -> Any:
+    """Draw the axial, the coronal and the sagittal slice with most foreground below one another."""
+    import numpy as np
+
+    from kanscan.data.slices import PLANES, shown_slice
+    from kanscan.report import draw_case
+
+    rows = []
+    for plane in PLANES:
+        image, (reference, ours), _ = shown_slice(volume, label, prediction, plane=plane)
+        if min(image.shape) > 1:
+            rows.append(draw_case(image if volume.array.any() else None, ours, reference))
+    width = max(row.shape[1] for row in rows)
+    padded = [np.pad(row, ((0, 8), (0, width - row.shape[1]), (0, 0))) for row in rows]
+    return np.concatenate(padded)[:-8]
 
 
 def _groups(cases: Sequence[Case]) -> dict[str, str] | None:
@@ -142,6 +197,87 @@ def _evaluate_masks(predictions: Path, references: Path, output: Path | None) ->
         ours, theirs = by_id[case.id]
         drawn.append((kind, case, draw_case(None, read_label(ours, prediction_map), read_label(theirs, label_map))))
     return write_report(report, output, drawn)
+
+
+def _holds_volumes(path: Path) -> bool:
+    from kanscan.data.volumes import is_volume_file
+
+    return any(map(is_volume_file, path.iterdir())) if path.is_dir() else is_volume_file(path)
+
+
+def _evaluate_volumes(predictions: Path, references: Path, output: Path | None, tolerances: dict[str, float]) -> Report:
+    from kanscan.data.volumes import check_grid, read_label_volume
+    from kanscan.report import assemble, judge, worth_a_look, write_report
+
+    if output is not None:
+        _demand_folder(output)
+    pairs, notes = _volume_pairs(predictions, references)
+    label_map = _volume_labels(pairs, references)
+
+    def read(pair: tuple[Case, Case]) -> tuple[Any, Any]:
+        ours, theirs = (read_label_volume(case, label_map) for case in pair)
+        check_grid(theirs, ours)
+        return ours, theirs
+
+    judged = []
+    for pair in _watched(pairs):
+        ours, theirs = read(pair)
+        judged.append(
+            judge(
+                pair[0].id,
+                ours.array,
+                theirs.array,
+                label_map.names,
+                spacing_mm=theirs.spacing_mm,
+                tolerances=tolerances,
+            )
+        )
+    provenance = _mask_provenance(predictions, references, notes)
+    report = assemble(judged, label_map.names, provenance, unit="mm", tolerances=tolerances)
+    if output is None:
+        return report
+    by_id = {pair[0].id: pair for pair in pairs}
+    drawn = []
+    for kind, case in worth_a_look(report.cases):
+        ours, theirs = read(by_id[case.id])
+        blank = type(theirs)(theirs.array * 0, theirs.affine)
+        drawn.append((kind, case, _draw_volume(blank, ours.array, theirs.array)))
+    return write_report(report, output, drawn)
+
+
+def _volume_pairs(predictions: Path, references: Path) -> tuple[list[tuple[Case, Case]], list[str]]:
+    """Pair label maps by name; a reference without a prediction is refused, since leaving it out would flatter."""
+    from kanscan.data.base import Case
+    from kanscan.data.volumes import is_volume_file, volume_name
+
+    def named(path: Path) -> dict[str, Path]:
+        files = [path] if path.is_file() else sorted(p for p in path.iterdir() if is_volume_file(p))
+        return {volume_name(p): p for p in files}
+
+    ours, theirs = named(predictions), named(references)
+    if predictions.is_file() and references.is_file():
+        theirs = dict(zip(ours, theirs.values(), strict=True))
+    lonely = [name for name in theirs if name not in ours]
+    if lonely:
+        raise ValueError(
+            f"{len(lonely)} of {len(theirs)} references have no prediction of their name in {predictions}, first "
+            f"{theirs[lonely[0]].name}; leaving them out would flatter the figures"
+        )
+    unjudged = len(ours) - len(theirs)
+    notes = [f"{unjudged} predictions have no reference and were left out"] if unjudged else []
+    return [(Case(name, (), (ours[name],)), Case(name, (), (theirs[name],))) for name in theirs], notes
+
+
+def _volume_labels(pairs: Sequence[tuple[Case, Case]], references: Path) -> LabelMap:
+    """Take the classes from a dataset.json in or above the references, else the values found in both folders."""
+    from kanscan.data.readers.volumes import infer_volume_labels, label_map_from_json
+    from kanscan.files import read_json
+
+    folder = references.parent if references.is_file() else references
+    for place in (folder / "dataset.json", folder.resolve().parent / "dataset.json"):
+        if place.is_file():
+            return label_map_from_json(read_json(place).get("labels", {}), str(place))
+    return infer_volume_labels(path for pair in pairs for case in pair for path in case.labels)
 
 
 def _pair(predictions: Path, references: Path) -> tuple[list[tuple[Case, Case]], list[str]]:

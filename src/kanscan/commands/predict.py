@@ -1,4 +1,4 @@
-"""`predict`: pictures become label maps of their own size."""
+"""`predict`: pictures become label maps of their own size, volumes label maps in their own grid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from kanscan.predictor import Prediction, Predictor
+    from kanscan.predictor import Prediction, Predictor, VolumePredictor
 
 #: What the pixels of a written label map may hold.
 VALUES = ("labels", "indices")
@@ -30,6 +30,7 @@ class Predictions:
         values: Class name -> value it has in the label maps.
         errors: A sentence for each picture that could not be predicted.
         notes: What was left out.
+        what: What was predicted, "pictures" or "volumes".
     """
 
     output: Path
@@ -37,6 +38,7 @@ class Predictions:
     values: dict[str, int]
     errors: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    what: str = "pictures"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -57,7 +59,9 @@ class Predictions:
         lines = [f"{len(self.files)} label map{plural} in {self.output} ({meaning})"]
         lines += [f"note: {text}" for text in self.notes]
         if self.errors:
-            lines.append(f"{len(self.errors)} of {len(self.files) + len(self.errors)} pictures could not be predicted:")
+            lines.append(
+                f"{len(self.errors)} of {len(self.files) + len(self.errors)} {self.what} could not be predicted:"
+            )
             lines += [f"error: {text}" for text in self.errors]
         return escape("\n".join(lines))
 
@@ -72,17 +76,24 @@ def predict(
     values: str = "labels",
     flips: bool | None = None,
     device: str = "auto",
+    series: str | None = None,
+    shard: str | None = None,
+    skip_finished: bool = False,
     overwrite: bool = False,
     json: bool = False,
 ) -> Predictions:
     """Write a label map for every picture, at the picture's own size, as PNG of the same name.
+
+    A run on volumes takes NIfTI, MHA and NRRD files, folders of them and folders of DICOM slices, and writes NIfTI in
+    the grid of the input; beside that of DICOM a DICOM segmentation that refers to the source images. Failures are
+    listed in failures.csv.
 
     The values are those of the label files the network learned from: 0 and 255 for a background and a foreground,
     the listed values for several classes. A picture that cannot be read is told at the end; the others go on.
 
     Args:
         run: Folder that train wrote; nothing else of the training is needed.
-        images: Pictures, or folders of pictures.
+        images: Pictures or volumes, or folders of them.
         output: Folder of the label maps.
         overlays: Also write NAME_overlay.png, the label map drawn over the picture.
         probabilities: Also write NAME_probabilities.npz: "probabilities" (class, height, width), background first, and
@@ -90,6 +101,9 @@ def predict(
         values: What the pixels hold. labels: as in the label files of the training; indices: 0, 1, 2, ...
         flips: Average the prediction over flips; default: as the recipe says.
         device: auto, cpu, cuda, cuda:N or mps.
+        series: Of DICOM folders that hold several: number, description or UID of the one to take; default: all.
+        shard: Predict only the i-th of n parts of the volumes, written i/n, so that several machines share the work.
+        skip_finished: Leave out volumes whose label map is there.
         overwrite: Replace label maps that are there.
         json: Print the result as JSON.
 
@@ -112,7 +126,18 @@ def predict(
     if values not in VALUES:
         raise ValueError(unknown("kind of values", values, VALUES))
     opened, folder = Run.open(run), Path(output)
-    pictures, notes = find_pictures([images] if isinstance(images, str | Path) else images)
+    inputs = [images] if isinstance(images, str | Path) else images
+    if "plan" in opened.facts:
+        serve = predictor(opened, device=device, flips=flips)
+        stored = stored_values(opened.facts.get("label_map"), len(serve.class_names), values)
+        return _predict_volumes(
+            serve, inputs, folder, stored, (overlays, probabilities), series, shard, skip_finished, overwrite
+        )
+    if series is not None or shard is not None or skip_finished:
+        raise ValueError(
+            f"--series, --shard and --skip-finished are for volumes; {opened.path} was trained on pictures"
+        )
+    pictures, notes = find_pictures(inputs)
     targets = _targets(pictures, folder, overwrite, overlays, probabilities)
     serve = predictor(opened, device=device, flips=flips)
     stored = stored_values(opened.facts.get("label_map"), len(serve.class_names), values)
@@ -128,6 +153,55 @@ def predict(
             files.append(target)
     meaning = dict(zip(serve.class_names, stored, strict=True))
     return Predictions(folder, tuple(files), meaning, tuple(errors), tuple(notes))
+
+
+def _predict_volumes(
+    serve: VolumePredictor,
+    inputs: Iterable[str | Path],
+    folder: Path,
+    stored: Sequence[int],
+    beside: tuple[bool, bool],
+    series: str | None,
+    shard: str | None,
+    skip_finished: bool,
+    overwrite: bool,
+) -> Predictions:
+    from kanscan.predictor.files import Output, find_volumes, finished, predict_cases, take_shard
+
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file, expected a folder for the label maps")
+    output = Output(folder, tuple(stored), *beside)
+    cases = take_shard(find_volumes(inputs, serve.plan.channels, series), shard)
+    sources = {path.resolve() for case in cases for path in case.images}
+    own = [path for case in cases for path in output.paths(case) if path.resolve() in sources]
+    if own:
+        raise ValueError(f"the output would replace the volume {own[0]}; choose another --output")
+    notes = []
+    if skip_finished:
+        done, cases = finished(cases, output)
+        notes += [f"{len(done)} volumes were predicted before and left out"] if done else []
+    there = [path for case in cases for path in output.paths(case) if path.exists()]
+    if there and not overwrite:
+        raise FileExistsError(
+            f"{folder} already holds {len(there)} of the files to write, first {there[0].name}; add --skip-finished or "
+            "--overwrite, or choose another --output"
+        )
+    _demand_writable(folder)
+    files, failures = predict_cases(serve, cases, output, _watched)
+    notes.append(f"peak memory {_peak_memory_mib():,.0f} MiB")
+    meaning = dict(zip(serve.class_names, stored, strict=True))
+    return Predictions(folder, tuple(files), meaning, tuple(failures.values()), tuple(notes), "volumes")
+
+
+def _peak_memory_mib() -> float:
+    import sys
+
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def find_pictures(inputs: Iterable[str | Path]) -> tuple[list[Path], list[str]]:

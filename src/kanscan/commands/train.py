@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 FOLDER_RECIPE = "ukan"
 #: The same for a network that generates pictures.
 GENERATING_RECIPE = "ukan_diffusion"
+#: The same for a folder of volumes.
+VOLUMES_RECIPE = "volumes"
 
 
 @dataclass(frozen=True)
@@ -167,8 +169,10 @@ def _resolve(target: str, settings: dict[str, Any], output: Path | None, resume:
             Run(path).demand_new()
         return load_recipe(Run.open(path).recipe_path, settings), path
     if path.is_dir() and target not in recipe_names():
-        name = {} if "name" in settings else {"name": f"{settings.get('model.name', 'ukan')}-{path.resolve().name}"}
-        recipe = load_recipe(_folder_recipe(settings), {"data.root": str(path), **name, **settings})
+        base = _folder_recipe(path, settings)
+        model = settings.get("model.name", load_recipe(base).model.name)
+        name = {} if "name" in settings else {"name": f"{model}-{path.resolve().name}"}
+        recipe = load_recipe(base, {"data.root": str(path), **name, **settings})
     elif path.suffix in (".yaml", ".yml") or target in recipe_names():
         recipe = load_recipe(target, settings)
     elif path.exists():
@@ -181,14 +185,31 @@ def _resolve(target: str, settings: dict[str, Any], output: Path | None, resume:
     return recipe, output or Path("runs") / f"{recipe.name}_s{recipe.seed}{fold}"
 
 
-def _folder_recipe(settings: Mapping[str, Any]) -> str:
-    """Return the recipe for a folder of pictures: one of its own for a network that generates."""
+def _folder_recipe(path: Path, settings: Mapping[str, Any]) -> str:
+    """Return the recipe for a folder: one for volumes, and of pictures one of its own for a network that generates."""
+    if _holds_volumes(path, settings):
+        return VOLUMES_RECIPE
     if "model.name" not in settings:
         return FOLDER_RECIPE
     from kanscan.models import MODELS
     from kanscan.models.base import NoisePredictor
 
     return GENERATING_RECIPE if issubclass(MODELS[settings["model.name"]], NoisePredictor) else FOLDER_RECIPE
+
+
+def _holds_volumes(path: Path, settings: Mapping[str, Any]) -> bool:
+    from kanscan.data.readers import READERS, recognize
+
+    try:
+        key = settings.get("data.reader", "auto")
+        key = recognize(path) if key == "auto" else key
+        if key == "table":
+            from kanscan.data import make_reader
+
+            return make_reader(key, path).spatial_dims == 3
+        return READERS[key].spatial_dims == 3
+    except (OSError, ValueError):
+        return False  # the training says what is wrong with the folder
 
 
 def _rehearse(recipe: Recipe, folder: Path) -> Rehearsal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -218,8 +218,15 @@ class EpochSampler(Sampler[tuple[int, int]]):
             yield self.epoch, int(index)
 
 
+class Cached(Protocol):
+    """What is asked of a data set: its length, and that it reads ahead what worker processes shall share."""
+
+    def __len__(self) -> int: ...
+    def fill_cache(self) -> None: ...  # noqa: D102
+
+
 def make_loader(
-    dataset: SegmentationDataset,
+    dataset: Cached,
     *,
     batch_size: int = 8,
     shuffle: bool = False,
@@ -247,7 +254,7 @@ def make_loader(
     if num_workers > 0:
         dataset.fill_cache()
     return DataLoader(
-        dataset,
+        cast(Dataset[dict[str, Any]], dataset),
         batch_size=batch_size,
         sampler=EpochSampler(len(dataset), seed=seed, shuffle=shuffle, rank=rank, world_size=world_size),
         num_workers=num_workers,

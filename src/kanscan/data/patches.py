@@ -56,6 +56,9 @@ class PatchDataset(Dataset[dict[str, Any]]):
         """Choose the epoch whose draws a plain index gets."""
         self.epoch = epoch
 
+    def fill_cache(self) -> None:
+        """Do nothing: the cases are prepared already."""
+
     def is_centered(self, index: int) -> bool:
         """Tell whether the patch at this place of a batch is centered on foreground."""
         size = self.plan.batch_size
@@ -86,6 +89,9 @@ class WholeDataset(Dataset[dict[str, Any]]):
 
     def __init__(self, cases: Sequence[CachedCase], plan: VolumePlan) -> None:
         self.cases, self.plan = tuple(cases), plan
+
+    def fill_cache(self) -> None:
+        """Do nothing: the cases are prepared already."""
 
     def __len__(self) -> int:
         return len(self.cases)

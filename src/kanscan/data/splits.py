@@ -18,7 +18,7 @@ from kanscan.data.similarity import Signature, case_signature, near_pairs
 from kanscan.files import read_json, write_json
 from kanscan.registry import nearest, unknown
 
-KINDS = ("group", "random", "paper", "kfold", "folders", "file")
+KINDS = ("group", "random", "paper", "kfold", "folders", "file", "nnunet")
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def make_split(
         kind: "group": no group (patient, video sequence, equal or look-alike pictures) straddles two parts. "random":
             groups ignored. "paper": the papers' random 80/20 split, whose validation part is also the one reported.
             "kfold": group-aware, fold `fold` of `num_folds` is tested. "folders": as the layout says. "file": read from
-            `file`.
+            `file`. "nnunet": fold `fold` of nnU-Net's list of folds in `file`, whose validation part is also reported.
         seed: Same seed and ids, same split. The papers use 2981, 6142 and 1187.
         test_fraction: Share of all cases for test (group, random).
         validation_fraction: Share of all cases for validation (all but paper and file).
@@ -168,6 +168,8 @@ def make_split(
         return _paper(ids, seed)
     if kind == "file":
         return _from_file(ids, file)
+    if kind == "nnunet":
+        return _nnunet(ids, file, fold)
     if kind == "folders":
         return _folders(cases, seed, validation_fraction)
     if kind == "random":
@@ -358,6 +360,26 @@ def _from_file(ids: Sequence[str], file: str | Path | None) -> Split:
         note = f"{left_out} of {len(known)} cases are in no part"
         split = replace(split, caveat="; ".join(filter(None, [split.caveat, note])))
     return replace(split, kind="file")
+
+
+def _nnunet(ids: Sequence[str], file: str | Path | None, fold: int) -> Split:
+    if file is None or not Path(file).is_file():
+        raise FileNotFoundError(
+            f"split.kind=nnunet needs splits_final.json, in the data's folder or as split.file ({file})"
+        )
+    folds = read_json(file)
+    if not isinstance(folds, list) or not 0 <= fold < len(folds):
+        count = len(folds) if isinstance(folds, list) else "no"
+        raise ValueError(f"{file} has {count} folds, split.fold={fold} asks for another one")
+    known = set(ids)
+    parts = {name: tuple(map(str, folds[fold].get(name, ()))) for name in ("train", "val")}
+    for name in (*parts["train"], *parts["val"]):
+        if name not in known:
+            raise ValueError(f"{file}: {_near(name, known)}")
+    if not parts["train"]:
+        raise ValueError(f"{file}: fold {fold} trains on no case")
+    caveat = "nnU-Net's protocol: the epoch is chosen on the very cases that are reported; the figures are optimistic"
+    return Split(parts["train"], parts["val"], parts["val"], "nnunet", None, f"fold {fold} of {len(folds)}", caveat)
 
 
 def _near(name: str, known: set[str]) -> str:

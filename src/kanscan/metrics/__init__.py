@@ -19,10 +19,12 @@ from kanscan.metrics.statistics import (
     paired_difference,
     summarize,
 )
+from kanscan.metrics.tolerances import TOLERANCES_MM, read_tolerances, tolerance_of
 
 __all__ = [
     "EMPTY_RULE",
     "METRICS",
+    "TOLERANCES_MM",
     "Confusion",
     "Metric",
     "PairedDifference",
@@ -36,5 +38,7 @@ __all__ = [
     "overlap_scores",
     "paired_difference",
     "pixel_pooled_scores",
+    "read_tolerances",
     "summarize",
+    "tolerance_of",
 ]

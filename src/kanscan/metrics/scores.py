@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -139,6 +139,8 @@ def boundary_scores(
     if not prediction.any() or not label.any():
         diagonal = math.sqrt(sum((n * s) ** 2 for n, s in zip(label.shape, steps, strict=True)))
         return {"hd95": diagonal, "nsd": 0.0}
+    inside = _around(prediction | label)
+    prediction, label = prediction[inside], label[inside]
     import torch
     from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
@@ -151,13 +153,22 @@ def boundary_scores(
     return {"hd95": float(hd95), "nsd": float(nsd)}
 
 
+def _around(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """Return the box of a mask and one pixel around it: beyond lies no boundary, and large volumes are mostly empty."""
+    box = []
+    for axis in range(mask.ndim):
+        places = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        box.append(slice(max(int(places[0]) - 1, 0), int(places[-1]) + 2))
+    return tuple(box)
+
+
 def case_scores(
     prediction: ArrayLike,
     label: ArrayLike,
     num_classes: int = 2,
     *,
     spacing_mm: Sequence[float] | None = None,
-    tolerance: float = 2.0,
+    tolerance: float | Mapping[int, float] = 2.0,
 ) -> dict[int, dict[str, float]]:
     """Score one case, class by class, the background left out.
 
@@ -166,7 +177,7 @@ def case_scores(
         label: Reference of the same shape.
         num_classes: Background included.
         spacing_mm: Size of a pixel along each array axis; None: distances and sizes are in pixels.
-        tolerance: Of NSD: mm where `spacing_mm` is given, else pixels.
+        tolerance: Of NSD: mm where `spacing_mm` is given, else pixels; one number, or one for each class index.
 
     Returns:
         Class index -> every key of `METRICS`; NaN where `EMPTY_RULE` says not applicable.
@@ -189,7 +200,8 @@ def case_scores(
     scores: dict[int, dict[str, float]] = {}
     for index in range(1, num_classes):
         size, reference_size = int(confusion[:, index].sum()), int(confusion[index].sum())
-        boundary = boundary_scores(prediction == index, label == index, spacing=spacing_mm, tolerance=tolerance)
+        allowed = tolerance[index] if isinstance(tolerance, Mapping) else tolerance
+        boundary = boundary_scores(prediction == index, label == index, spacing=spacing_mm, tolerance=allowed)
         scores[index] = overlap_scores(confusion, index) | boundary
         scores[index]["size_error"] = (size - reference_size) * pixel
         scores[index]["relative_size_error"] = _ratio(size - reference_size, reference_size)

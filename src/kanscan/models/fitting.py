@@ -15,8 +15,10 @@ def complete_options(
     *,
     channels: int,
     num_classes: int,
-    image_size: tuple[int, int] | None = None,
+    image_size: tuple[int, ...] | None = None,
     deep_supervision: bool = False,
+    spatial_dims: int = 2,
+    stages: tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]] | None = None,
 ) -> dict[str, Any]:
     """Resolve every constructor option of a segmentation network: what was chosen, what follows, the defaults.
 
@@ -27,15 +29,28 @@ def complete_options(
         num_classes: Classes of the data, background included; two classes take one logit.
         image_size: Size all pictures are brought to, for networks that must know it.
         deep_supervision: Whether heads at the coarser scales will be trained, for networks that have them.
+        spatial_dims: 3 for volumes.
+        stages: Planned strides and kernel sizes, for networks that can be told.
 
     Raises:
-        ValueError: The network does not segment, or its channels contradict the data.
+        ValueError: The network does not segment, is not made for images of so many axes, or its channels contradict the
+            data.
     """
     if not issubclass(cls, SegmentationModel):
         raise ValueError(f"{cls.__name__} is no segmentation network; `kanscan show models` lists those that are")
+    if spatial_dims not in cls.supports:
+        raise ValueError(
+            f"{cls.__name__} takes {' or '.join(f'{n}D' for n in cls.supports)} images and the data are "
+            + ("volumes; train it on their slices with volume.slices=true" if spatial_dims == 3 else "pictures")
+            + ", or choose another network (`kanscan show models`)"
+        )
     signature = inspect.signature(cls)
     follows: dict[str, Any] = {"in_channels": channels, "out_channels": 1 if num_classes == 2 else num_classes}
     follows |= {"deep_supervision": deep_supervision} | ({"image_size": image_size} if image_size else {})
+    if spatial_dims != 2:
+        follows["spatial_dims"] = spatial_dims
+    if stages is not None and "strides" in signature.parameters and "strides" not in chosen:
+        follows |= _planned_stages(stages, chosen.get("channels"))
     options = {key: value for key, value in follows.items() if key in signature.parameters} | dict(chosen)
     if options["in_channels"] != channels:
         raise ValueError(
@@ -52,20 +67,36 @@ def complete_options(
     return dict(bound.arguments)
 
 
-def check_fit(model: SegmentationModel, image_size: tuple[int, int] | None, deep_supervision: bool) -> None:
+def _planned_stages(stages: tuple[Any, Any], channels: Any) -> dict[str, Any]:
+    """Cut the planned stages to the widths that were chosen, or say that there are too many of those."""
+    strides, kernels = stages
+    count = len(channels) if isinstance(channels, list | tuple) else len(strides)
+    if count > len(strides):
+        raise ValueError(
+            f"model.options.channels names {count} stages, the patch has room for {len(strides)}; leave some out, or "
+            "set volume.patch_size"
+        )
+    return {"strides": strides[:count], "kernel_sizes": kernels[:count]}
+
+
+def check_fit(
+    model: SegmentationModel, image_size: tuple[int, ...] | None, deep_supervision: bool, spatial_dims: int = 2
+) -> None:
     """Refuse a network that cannot take the pictures.
 
     Args:
         model: The network.
         image_size: Size all pictures are brought to; None: their own, padded.
         deep_supervision: Whether side outputs will be trained.
+        spatial_dims: 3 for volumes.
 
     Raises:
         ValueError: Dimensions, size or side outputs do not fit.
     """
     name = type(model).__name__
-    if model.spatial_dims != 2:
-        raise ValueError(f"the data are pictures, but this {name} was built for {model.spatial_dims}D images")
+    if model.spatial_dims != spatial_dims:
+        kind = "pictures" if spatial_dims == 2 else "volumes"
+        raise ValueError(f"the data are {kind}, but this {name} was built for {model.spatial_dims}D images")
     if image_size is not None and any(s % m for s, m in zip(image_size, model.stride, strict=True)):
         legal = [-(-s // m) * m for s, m in zip(image_size, model.stride, strict=True)]
         raise ValueError(

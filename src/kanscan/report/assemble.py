@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from kanscan.metrics import (
     missing_from,
     pixel_pooled_scores,
     summarize,
+    tolerance_of,
 )
 from kanscan.report.schema import ALL_CLASSES, CaseScores, LegacyFigure, Provenance, Report, SummaryRow
 
@@ -46,6 +47,7 @@ def judge(
     group: str | None = None,
     spacing_mm: Sequence[float] | None = None,
     tolerance: float = 2.0,
+    tolerances: Mapping[str, float] | None = None,
     on_network_grid: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Judged:
     """Score one case.
@@ -58,14 +60,16 @@ def judge(
         group: Patient or video sequence.
         spacing_mm: Size of a pixel along each axis, or None.
         tolerance: Of the NSD.
+        tolerances: Of the NSD for single classes, by name.
         on_network_grid: Prediction and reference at the network's size, for the pooled scores; None: the same two.
 
     Raises:
         ValueError: Shapes or values do not fit; the sentence names the case.
     """
     num_classes = len(class_names)
+    allowed = {k: tolerance_of(name, tolerances or {}, tolerance) for k, name in enumerate(class_names)}
     try:
-        scores = case_scores(prediction, label, num_classes, spacing_mm=spacing_mm, tolerance=tolerance)
+        scores = case_scores(prediction, label, num_classes, spacing_mm=spacing_mm, tolerance=allowed)
     except ValueError as error:
         raise ValueError(f"case {case_id!r}: {error}") from None
     confusion = confusion_matrix(prediction, label, num_classes)
@@ -92,6 +96,7 @@ def assemble(
     *,
     unit: str = "pixels",
     tolerance: float = 2.0,
+    tolerances: Mapping[str, float] | None = None,
     samples: int = 2000,
 ) -> Report:
     """Summarize judged cases, in the order of evaluation.
@@ -102,6 +107,7 @@ def assemble(
         provenance: Where they come from; what follows from the cases themselves is added to its caveats.
         unit: Of lengths, "mm" or "pixels".
         tolerance: Of the NSD, as given to `judge`.
+        tolerances: Of the NSD for single classes, as given to `judge`.
         samples: Bootstrap samples; 0: no intervals.
 
     Raises:
@@ -118,6 +124,7 @@ def assemble(
         provenance=provenance.model_copy(update={"caveats": caveats}),
         unit=unit,
         nsd_tolerance=tolerance,
+        nsd_tolerances={name: tolerance_of(name, tolerances, tolerance) for name in names} if tolerances else {},
         class_names=names,
         num_cases=len(cases),
         num_groups=num_groups,

@@ -53,13 +53,15 @@ def report_run(
     run: JudgedRun,
     serve: Any,
     found: Any,
-    read: Callable[[Any, Any], tuple[NDArray, NDArray]],
+    read: Callable[[Any, Any], tuple[Any, NDArray]],
     *,
     folder: str | Path | None = None,
     groups: Mapping[str, str] | None = None,
     caveats: Sequence[str] = (),
     each: int = 3,
     watch: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+    draw: Callable[[Any, NDArray, NDArray], NDArray[np.uint8]] = draw_case,
+    tolerances: Mapping[str, float] | None = None,
 ) -> Report:
     """Judge a run on cases and write its report.
 
@@ -73,6 +75,8 @@ def report_run(
         caveats: Further things a reader must know.
         each: Pictures of the best, the median and the worst cases each.
         watch: Wraps the cases to show progress.
+        draw: Draws image, prediction and reference of a case.
+        tolerances: Of the NSD for single classes, in place of the recipe's.
 
     Returns:
         The report as written.
@@ -87,8 +91,8 @@ def report_run(
         >>> report = report_run(run, predictor(run), evaluation_cases(run), read_pair)  # doctest: +SKIP
     """
     recipe, label_map, names = run.recipe, found.source.label_map, tuple(serve.class_names)
-    spaced = all(case.spacing_mm is not None for case in found.cases)
-    tolerance = recipe.evaluation.nsd_tolerance
+    spaced = all(case.is_volume or case.spacing_mm is not None for case in found.cases)
+    tolerance, tolerances = recipe.evaluation.nsd_tolerance, tolerances or recipe.evaluation.nsd_tolerances
     judged: list[Judged] = []
     seconds = 0.0
     for case in watch(found.cases):
@@ -103,8 +107,10 @@ def report_run(
                 label,
                 names,
                 group=case.group if groups is None else groups.get(case.id),
-                spacing_mm=case.spacing_mm if spaced else None,
+                # A volume brings its spacing along.
+                spacing_mm=getattr(image, "spacing_mm", case.spacing_mm) if spaced else None,
                 tolerance=tolerance,
+                tolerances=tolerances,
                 on_network_grid=(prediction.network_label, serve.preprocessing.prepare_label(label)),
             )
         )
@@ -115,6 +121,7 @@ def report_run(
         here,
         unit="mm" if spaced else "pixels",
         tolerance=tolerance,
+        tolerances=tolerances,
         samples=recipe.evaluation.bootstrap_samples,
     )
     report = report.model_copy(
@@ -127,12 +134,12 @@ def report_run(
     report = add_printed(report, recipe.model_dump(mode="json"))
     by_id = {case.id: case for case in found.cases}
 
-    def draw(name: str) -> NDArray[np.uint8]:
+    def drawn_again(name: str) -> NDArray[np.uint8]:
         # Predicted once more: keeping every label map would fill the memory for a handful of pictures.
         image, label = read(by_id[name], label_map)
-        return draw_case(image, serve(image).label, label)
+        return draw(image, serve(image).label, label)
 
-    drawn = [(kind, case, draw(case.id)) for kind, case in worth_a_look(report.cases, each=each)]
+    drawn = [(kind, case, drawn_again(case.id)) for kind, case in worth_a_look(report.cases, each=each)]
     return write_report(report, run.path if folder is None else folder, drawn)
 
 

@@ -154,6 +154,8 @@ class Report(_Part):
     unit: Literal["mm", "pixels"]
     #: Tolerance of the NSD in `unit`.
     nsd_tolerance: float
+    #: Class -> its own tolerance, where classes have different ones.
+    nsd_tolerances: dict[str, float] = Field(default_factory=dict)
     empty_rule: str = EMPTY_RULE
     #: Foreground classes.
     class_names: list[str]

@@ -19,7 +19,7 @@ def method_sentences(report: Report) -> list[str]:
         "Each case is scored at its own size; a mean is the plain mean over cases.",
         f"Intervals: 95 % bootstrap intervals of the mean, whole {resampled} resampled (BCa, percentile where BCa is "
         "undefined). They cover the choice of the cases, not that of training seed or split.",
-        f"NSD tolerance: {report.nsd_tolerance:g} {length}. Distances are in {length}"
+        f"NSD tolerance: {_tolerances(report)} {length}. Distances are in {length}"
         + ("." if report.unit == "mm" else ", since the files state no spacing."),
         f"Empty masks. {report.empty_rule}",
     ]
@@ -107,3 +107,9 @@ def legacy_row(figure: LegacyFigure) -> tuple[str, ...]:
 
 
 LEGACY_COLUMNS = ("Legacy: pooling", "Class", "Score", "Value")
+
+
+def _tolerances(report: Report) -> str:
+    if not report.nsd_tolerances:
+        return f"{report.nsd_tolerance:g}"
+    return ", ".join(f"{name} {value:g}" for name, value in report.nsd_tolerances.items())

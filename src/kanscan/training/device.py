@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from copy import deepcopy
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +49,28 @@ def device_text(device: torch.device) -> str:
         properties = torch.cuda.get_device_properties(device)
         return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def available_memory_mib(device: torch.device) -> float:
+    """Return how much memory is free on a device; on a CPU what the system or a container still gives."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 2**20
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        try:
+            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+        except (AttributeError, ValueError, OSError):
+            return 4096.0  # this system does not say; assume a small laptop
+    try:
+        limit, used = (
+            int(Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="ascii")) / 2**20
+            for name in ("max", "current")
+        )
+    except (OSError, ValueError):
+        return free
+    return min(free, limit - used)
 
 
 def training_memory_mib(model: nn.Module, batch_size: int, image_shape: Sequence[int]) -> float:
