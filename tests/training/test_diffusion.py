@@ -249,6 +249,19 @@ def test_chains_of_any_length_find_an_image_whose_noise_is_known(schedule, sampl
     torch.testing.assert_close(images[-1], truth.expand(2, 3, 4, 4), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_clipping_keeps_wrong_guesses_from_running_away(sampler):
+    process = NoiseProcess()
+
+    def largest(clip):
+        chain = process.chain(sampler, 20, clip=clip)
+        *_, image = denoise(lambda x, t: 0.5 * x, chain, (1, 4, 4), [sample_generator(0, 0)], torch.device("cpu"))
+        return image.abs().max().item()
+
+    assert largest(False) > 5
+    assert largest(True) < 1.01
+
+
 def test_a_sample_does_not_depend_on_the_others_in_its_batch():
     chain = NoiseProcess(20, beta_end=0.3).chain("ddpm", 5)
 

@@ -166,7 +166,13 @@ class Generator:
     device: torch.device
 
     def steps(
-        self, indices: Sequence[int], *, seed: int, sampler: str = "ddpm", num_steps: int | None = None
+        self,
+        indices: Sequence[int],
+        *,
+        seed: int,
+        sampler: str = "ddpm",
+        num_steps: int | None = None,
+        clip: bool = True,
     ) -> Iterator[Tensor]:
         """Denoise samples; the noise of each depends on (seed, index) alone.
 
@@ -175,14 +181,15 @@ class Generator:
             seed: Seed of all of them.
             sampler: "ddpm" or "ddim".
             num_steps: As in `NoiseProcess.chain`.
+            clip: As in `NoiseProcess.chain`.
 
         Yields:
-            The samples `(B, C, H, W)` before the first step and after each, not clipped.
+            The samples `(B, C, H, W)` before the first step and after each; the last may leave -1..1.
 
         Raises:
             ValueError: The network answers with NaN, the sampler is unknown, or the steps are too many.
         """
-        chain = self.process.chain(sampler, num_steps)
+        chain = self.process.chain(sampler, num_steps, clip=clip)
         shape = (self.model.in_channels, *self.image_size)
         streams = [sample_generator(seed, index) for index in indices]
         for images in denoise(self.model, chain, shape, streams, self.device):

@@ -85,6 +85,7 @@ def sample(
     output: Path | None = None,
     steps: int | None = None,
     sampler: str = SAMPLER,
+    clip: bool = True,
     seed: int = 0,
     batch_size: int = 32,
     judge: Path | None = None,
@@ -103,6 +104,8 @@ def sample(
         output: Folder of the samples; default: samples/ inside the run.
         steps: Steps from noise to picture; default: all of the training. 50 with ddim are quick.
         sampler: ddpm (noise is drawn at each step, as released) or ddim (only at the start).
+        clip: Keep what is guessed at each step within the range of pictures, which a short training needs; the released
+            code clips the result only: --no-clip.
         seed: Seed; each sample depends on it and on its own number alone.
         batch_size: Samples at a time; changes the time, not the samples.
         judge: Folder of the run's data: tell how far the samples are from real pictures, and whether they are copies.
@@ -138,7 +141,13 @@ def sample(
     if judge is not None and not Path(judge).exists():
         raise FileNotFoundError(f"no data folder at {judge}")
     folder = output or opened.path / "samples"
-    made = {"seed": seed, "sampler": sampler, "steps": len(chain.times), "weights": _digest(opened.weights_path)}
+    made = {
+        "seed": seed,
+        "sampler": sampler,
+        "steps": len(chain.times),
+        "clip": clip,
+        "weights": _digest(opened.weights_path),
+    }
     _claim(folder, opened, made)
     missing = [i for i in range(num_samples) if not _image(folder, i).is_file()]
     batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
@@ -204,9 +213,8 @@ def _make(
     length = made["steps"]
     shown = {round(column * length / (STRIP_COLUMNS - 1)) for column in range(STRIP_COLUMNS)}
     frames: list[Tensor] = []
-    for place, images in enumerate(
-        make.steps(indices, seed=made["seed"], sampler=made["sampler"], num_steps=made["steps"])
-    ):
+    options = {"seed": made["seed"], "sampler": made["sampler"], "num_steps": length, "clip": made["clip"]}
+    for place, images in enumerate(make.steps(indices, **options)):
         if place:
             advance()
         if place in shown:

@@ -71,12 +71,14 @@ class NoiseProcess:
         signal, rest = (c.sqrt().float().to(image).view(shape) for c in (kept, 1 - kept))
         return signal * image + rest * noise
 
-    def chain(self, sampler: str = "ddpm", num_steps: int | None = None) -> Chain:
+    def chain(self, sampler: str = "ddpm", num_steps: int | None = None, *, clip: bool = False) -> Chain:
         """Return the steps back from noise to an image.
 
         Args:
             sampler: "ddpm" (a random step each time) or "ddim" (no noise but the first).
             num_steps: How many; None: all T. Fewer leave out evenly spread ones.
+            clip: Keep the image that is guessed at each step within -1..1. The released code does not; but an error
+                of the first guesses is multiplied a hundredfold, and after a short training runs away.
 
         Raises:
             ValueError: The sampler is unknown, or there are not so many steps.
@@ -87,9 +89,9 @@ class NoiseProcess:
         if not 1 <= count <= self.num_steps:
             raise ValueError(f"steps must lie between 1 and the {self.num_steps} of the training, got {count}")
         times = np.linspace(self.num_steps - 1, 0, count).round().astype(int)
-        return Chain(tuple(times.tolist()), self._scheduler(sampler, times[::-1].copy()))
+        return Chain(tuple(times.tolist()), self._scheduler(sampler, times[::-1].copy(), clip))
 
-    def _scheduler(self, sampler: str, times: np.ndarray) -> Any:
+    def _scheduler(self, sampler: str, times: np.ndarray, clip: bool) -> Any:
         from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 
         # The chain is spaced anew over the chosen times: with gaps MONAI would take the step before from the full one.
@@ -97,7 +99,7 @@ class NoiseProcess:
         alphas = kept / torch.cat([kept.new_ones(1), kept[:-1]])
         # The released variance is the large one; over long strides it would drown the image.
         kind = "fixed_large" if len(times) == self.num_steps else "fixed_small"
-        options = {"num_train_timesteps": len(times), "clip_sample": False}
+        options = {"num_train_timesteps": len(times), "clip_sample": clip}
         scheduler = DDIMScheduler(**options) if sampler == "ddim" else DDPMScheduler(variance_type=kind, **options)
         scheduler.alphas_cumprod, scheduler.alphas, scheduler.betas = kept, alphas, 1 - alphas
         return scheduler
