@@ -111,6 +111,8 @@ def explain(
     from kanscan.run import Run
 
     opened = Run.open(run)
+    if "plan" in opened.facts:
+        raise ValueError(f"explain draws pictures and {opened.path} learned from volumes; see kanscan evaluate")
     asked = _chapters(only)
     position = _position(at)
     folder = output or opened.path / "explanation"
