@@ -130,3 +130,21 @@ def test_multi_frame_files(tmp_path):
     found, plain = read_volume(tmp_path / "whole.dcm"), read_volume(folder)
     assert np.array_equal(found.array, plain.array * 2 + 1)
     assert np.allclose(found.affine, plain.affine)
+
+
+def test_real_studies_are_read_in_the_order_of_their_slices(real_data):
+    """Names are no order there; neighboring slices resemble each other only if the order is right."""
+    from kanscan.data import make_reader
+
+    root = real_data / "DICOM_MR"
+    if not root.is_dir():
+        pytest.skip(f"no DICOM_MR in {real_data}")
+    cases = make_reader("auto", root).cases(root)
+    assert len(cases) >= 3
+    for case in cases:
+        volume = read_volume(case.images[0], series=case.series).array.astype(float)
+        if volume.shape[2] < 10:
+            continue
+        near = np.abs(np.diff(volume, axis=2)).mean()
+        shuffled = np.abs(np.diff(volume[:, :, np.random.default_rng(0).permutation(volume.shape[2])], axis=2)).mean()
+        assert near < 0.6 * shuffled
