@@ -89,7 +89,7 @@ def enough_memory() -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise ValueError(
-                "the memory does not suffice for this training; lower trainer.batch_size or data.image_size, for volumes "
-                "volume.batch_size or volume.patch_size"
+                "the memory does not suffice for this training; lower trainer.batch_size or data.image_size (volumes: "
+                "volume.batch_size or volume.patch_size)"
             ) from None
         raise
