@@ -81,8 +81,9 @@ def built_in(device: torch.device | str = "cpu") -> FeatureNet:
     what a picture means.
     """
     about = (
-        f"built-in: means of {sum(_WIDTHS)} fixed random convolutions at three scales; for comparing sets of pictures "
-        "with one another only, not with printed FID figures"
+        f"built-in: means of {sum(_WIDTHS)} fixed random convolutions at three scales, in units of their deviation "
+        "among the pictures learned from; for comparing sets of pictures with one another only, not with printed FID "
+        "figures"
     )
     return FeatureNet(about, True, None, torch.device(device))
 

@@ -19,6 +19,9 @@ SHOWN_NEIGHBORS = 12
 #: A sample closer to a picture learned from than this share of the pictures kept apart is counted as a likely copy.
 COPY_QUANTILE = 0.01
 
+#: Smallest deviation of a built-in feature: what one grey level does.
+UNIT_FLOOR = 1 / 127.5
+
 Pictures = NDArray[np.uint8]
 
 
@@ -91,9 +94,12 @@ def score_generation(
     """
     of_samples, classes = features(samples)
     of_train, _ = features(train)
+    # Filters without a meaning have no scale: brightness, which varies most, would hide noise, which hardly varies.
+    unit = np.maximum(of_train.std(0), UNIT_FLOOR) if features.relative else np.ones(of_train.shape[1])
+    of_samples, of_train = of_samples / unit, of_train / unit
     pairs = [("samples", "pictures learned from", of_samples, of_train)]
     if len(test) > 1:
-        of_test, _ = features(test)
+        of_test = features(test)[0] / unit
         pairs += [
             ("samples", "pictures kept apart", of_samples, of_test),
             ("pictures kept apart", "pictures learned from", of_test, of_train),
