@@ -18,6 +18,7 @@ def implementations() -> dict[str, list[str]]:
 
 def absences() -> dict[str, str]:
     """Tell why a family of implementations cannot be used here: name -> reason."""
-    from kanscan.ops import native
+    from kanscan.ops import gpu, native
 
-    return {} if native.ABSENCE is None else {"cpu": native.ABSENCE}
+    reasons = {"triton": gpu.absence(), "cpu": native.ABSENCE}
+    return {name: reason for name, reason in reasons.items() if reason is not None}

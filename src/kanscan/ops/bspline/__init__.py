@@ -9,13 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kanscan.ops.backend import choose
-from kanscan.ops.bspline import cpu, reference, vectorized
+from kanscan.ops.bspline import cpu, reference, triton, vectorized
 from kanscan.ops.bspline.reference import knots
 
 __all__ = ["bspline_basis", "fit_coefficients", "kan_linear", "knots"]
 
 _BASIS: dict[str, Callable[..., Tensor]] = {"torch": vectorized.basis, "reference": reference.bspline_basis}
 _LINEAR: dict[str, Callable[..., Tensor]] = {
+    "triton": triton.kan_linear,
     "cpu": cpu.kan_linear,
     "torch": vectorized.kan_linear,
     "reference": reference.kan_linear,
@@ -80,7 +81,7 @@ def kan_linear(
         grid_size: As in `bspline_basis`.
         spline_order: As in `bspline_basis`.
         grid_range: As in `bspline_basis`.
-        backend: "auto", "cpu" (compiled kernel), "torch" or "reference".
+        backend: "auto", "triton" (CUDA devices), "cpu" (compiled kernel), "torch" or "reference".
 
     Returns:
         Outputs. Bases are formed in float32 at least; under autocast the product runs in the autocast dtype.
@@ -96,7 +97,11 @@ def kan_linear(
             f"kan_linear: inputs {tuple(x.shape)} and spline_weight {tuple(spline_weight.shape)} do not fit "
             f"base_weight {tuple(base_weight.shape)}; expected (..., {inputs}) and {expected}"
         )
-    implementation = choose("kan_linear", _LINEAR, backend, {"cpu": cpu.refusal(x, base_weight, spline_order)})
+    refusals = {
+        "triton": triton.refusal(x, base_weight, spline_order, asked=backend == "triton"),
+        "cpu": cpu.refusal(x, base_weight, spline_order),
+    }
+    implementation = choose("kan_linear", _LINEAR, backend, refusals)
     return implementation(
         x,
         base_weight,

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kanscan.ops.backend import choose
-from kanscan.ops.selective_scan import chunked, cpu, reference
+from kanscan.ops.selective_scan import chunked, cpu, reference, triton
 
 __all__ = ["DISCRETIZATIONS", "selective_scan", "without_autocast"]
 
@@ -19,6 +19,7 @@ __all__ = ["DISCRETIZATIONS", "selective_scan", "without_autocast"]
 DISCRETIZATIONS = ("euler", "zoh")
 
 _SCAN: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "triton": triton.selective_scan,
     "cpu": cpu.selective_scan,
     "torch": chunked.selective_scan,
     "reference": reference.selective_scan,
@@ -106,7 +107,7 @@ def selective_scan(
         delta_softplus: Apply the softplus.
         discretization: "euler" or "zoh".
         return_last_state: Return the last state too.
-        backend: "auto", "cpu" (compiled kernel), "torch" or "reference".
+        backend: "auto", "triton" (CUDA devices), "cpu" (compiled kernel), "torch" or "reference".
 
     Returns:
         `y` in the dtype of `u`, or `(y, last_state)` with the state in the dtype it was computed in.
@@ -134,7 +135,11 @@ def choose_scan(
     u: Tensor, B: Tensor, C: Tensor, discretization: str, backend: str
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     """Pick the implementation for these tensors."""
-    return choose("selective_scan", _SCAN, backend, {"cpu": cpu.refusal(u, B, C, discretization)})
+    refusals = {
+        "triton": triton.refusal(u, B, C, asked=backend == "triton"),
+        "cpu": cpu.refusal(u, B, C, discretization),
+    }
+    return choose("selective_scan", _SCAN, backend, refusals)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:
