@@ -8,8 +8,10 @@ environment leaves it unloaded, `base`, `avx2` or `avx512` asks for one instruct
 from __future__ import annotations
 
 import ctypes
+import math
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ LIBRARY = Path(__file__).with_name("_native.so")
 #: Instruction sets and the numbers in one of their vectors, best last.
 LANES = {"base": 4, "avx2": 8, "avx512": 16}
 #: What the library has to answer to fit this file: the interface is changed together with this number.
-INTERFACE = 2
+INTERFACE = 3
 VARIABLE = "KANSCAN_KERNELS"
 
 
@@ -87,6 +89,27 @@ def _absence(wanted: str) -> str | None:
 ABSENCE = _absence(os.environ.get(VARIABLE, ""))
 #: The instruction set that is used; empty where the kernels are absent.
 INSTRUCTION_SET = "" if ABSENCE else os.environ.get(VARIABLE) or usable_instruction_sets()[-1]
+
+#: Numbers that a thread keeps between calls at most (32 MiB).
+SCRATCH_NUMBERS = 2**23
+_scratch = threading.local()
+
+
+def scratch(shape: Sequence[int]) -> Tensor:
+    """Return float32 memory for a result that is used up before the call of an op ends; it is not cleared.
+
+    Each thread is handed the same memory again: common allocators return large blocks to the system, and faulting them
+    in again costs more than the arithmetic done on them.
+    """
+    count = math.prod(shape)
+    if count > SCRATCH_NUMBERS:
+        return torch.empty(shape, dtype=torch.float32, device="cpu")
+    memory: Tensor | None = getattr(_scratch, "memory", None)
+    if memory is None or memory.numel() < count:
+        with torch.inference_mode(False):
+            memory = _scratch.memory = torch.empty(count, dtype=torch.float32, device="cpu")
+    return memory[:count].view(shape)
+
 
 _CONVERTERS: dict[type, Callable[[Any], Any]] = {
     int: ctypes.c_int64,

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from kanscan.ops.backend import choose
 from kanscan.ops.bspline import check_grid
-from kanscan.ops.kaconv import factorized, reference
+from kanscan.ops.kaconv import cpu, factorized, reference
 from kanscan.ops.kaconv.setting import Grid, Pair, Setting
 
 __all__ = ["ka_conv", "ka_linear"]
 
-_CONV = {"torch": factorized.ka_conv, "reference": reference.ka_conv}
-_LINEAR = {"torch": factorized.ka_linear, "reference": reference.ka_linear}
+_CONV = {"cpu": cpu.ka_conv, "torch": factorized.ka_conv, "reference": reference.ka_conv}
+_LINEAR = {"cpu": cpu.ka_linear, "torch": factorized.ka_linear, "reference": reference.ka_linear}
 IMPLEMENTATIONS = {"ka_conv": _CONV, "ka_linear": _LINEAR}
 
 
@@ -43,7 +43,7 @@ def ka_linear(
         grid_size: As in `kanscan.ops.bspline.bspline_basis`.
         spline_order: As in `kanscan.ops.bspline.bspline_basis`.
         grid_range: As in `kanscan.ops.bspline.bspline_basis`.
-        backend: "auto", "torch" or "reference".
+        backend: "auto", "cpu" (compiled kernel), "torch" or "reference".
 
     Returns:
         Outputs. Bases and their sums are formed in float32 at least, also under autocast.
@@ -57,7 +57,8 @@ def ka_linear(
     """
     grid = (grid_size, spline_order, grid_range)
     check_linear(x, base_weight, spline_weight, input_weight, grid)
-    implementation = choose("ka_linear", _LINEAR, backend)
+    refusals = {"cpu": cpu.refusal(x, base_weight, input_weight, spline_order)}
+    implementation = choose("ka_linear", _LINEAR, backend, refusals)
     return implementation(x, base_weight, spline_weight, input_weight, grid, spline_gradient)
 
 
@@ -95,7 +96,7 @@ def ka_conv(
         grid_size: As in `ka_linear`.
         spline_order: As in `ka_linear`.
         grid_range: As in `ka_linear`.
-        backend: "auto", "torch" or "reference".
+        backend: "auto", "cpu" (compiled kernel), "torch" or "reference".
 
     Returns:
         Map of the size an ordinary convolution would give. Bases and their sums are formed in float32 at least.
@@ -112,7 +113,9 @@ def ka_conv(
     grid = (grid_size, spline_order, grid_range)
     setting = Setting(kernel, _pair(stride), _pair(padding), _pair(dilation), groups, padding_contributes, grid)
     check_conv(x, base_weight, spline_weight, input_weight, setting)
-    return choose("ka_conv", _CONV, backend)(x, base_weight, spline_weight, input_weight, setting, spline_gradient)
+    refusals = {"cpu": cpu.refusal(x, base_weight, input_weight, spline_order)}
+    implementation = choose("ka_conv", _CONV, backend, refusals)
+    return implementation(x, base_weight, spline_weight, input_weight, setting, spline_gradient)
 
 
 def check_linear(
