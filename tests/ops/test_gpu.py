@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from kanscan.commands.show import show
 from kanscan.ops import absences, gpu, implementations
 from kanscan.ops.bspline import kan_linear
 from kanscan.ops.selective_scan import selective_scan
@@ -52,6 +53,13 @@ def test_absence_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_device_no_kernel_in_the_listing() -> None:
     assert "triton" in absences()
     assert not any("triton" in names for names in implementations().values())
+
+
+def test_the_listing_tells_on_which_tensors_kernels_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "absence", lambda: None)
+    taken = {row[0]: row[2] for row in show("backends").rows}
+    assert taken["kan_linear"].startswith("triton on CUDA, elsewhere ")
+    assert taken["bspline_basis"] == "torch"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")

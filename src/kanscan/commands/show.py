@@ -217,12 +217,17 @@ def _paper(name: str) -> Listing:
     return Listing(paper.own_method, ("table", "setting", "method", "metric", "printed", "unit"), rows, tuple(notes))
 
 
+def _taken(names: list[str]) -> str:
+    # Which one is taken depends on where the tensors are; Triton's kernels serve CUDA devices and nothing else.
+    return f"triton on CUDA, elsewhere {names[1]}" if names[0] == "triton" else names[0]
+
+
 def _backends() -> Listing:
     import torch
 
     from kanscan.ops import absences, implementations, native
 
-    rows = [(op, ", ".join(names), names[0]) for op, names in implementations().items()]
+    rows = [(op, ", ".join(names), _taken(names)) for op, names in implementations().items()]
     cuda = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
     kernels = f", compiled kernels for {native.INSTRUCTION_SET}" if native.INSTRUCTION_SET else ""
     notes = (
