@@ -32,7 +32,8 @@ class UKANDiffusion(NoisePredictor):
 
     Args:
         in_channels: Channels of the image; the predicted noise has as many.
-        channels: Width of the first level; the time embedding is four times as wide. A multiple of 32.
+        channels: Width of the first level; the time embedding is four times as wide. A multiple of 32; with 32 itself
+            each norm group is a single channel, the mean of a picture is hidden, and samples get arbitrary colors.
         multipliers: Width of every level in units of `channels`.
         num_res_blocks: Residual blocks of a level (the way up has one more).
         middle: "kan" (the paper's), "mlp" (Linear, Swish, Linear in place of each KAN layer), "attention" (two residual
