@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 LIBRARY = Path(__file__).with_name("_native.so")
 #: Instruction sets and the numbers in one of their vectors, best last.
@@ -109,6 +110,16 @@ def scratch(shape: Sequence[int]) -> Tensor:
         with torch.inference_mode(False):
             memory = _scratch.memory = torch.empty(count, dtype=torch.float32, device="cpu")
     return memory[:count].view(shape)
+
+
+def outright(*tensors: Tensor) -> bool:
+    """Tell whether an op can be computed without torch's dispatcher, which costs a fifth of a millisecond a call.
+
+    Graphs that are traced, tensors of other classes and whoever listens to the dispatcher need the registered op.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_torch_dispatch_mode():
+        return False
+    return all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
 
 
 _CONVERTERS: dict[type, Callable[[Any], Any]] = {

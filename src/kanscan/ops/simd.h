@@ -63,18 +63,36 @@ inline Vector at_most(float high, Vector v) {
 #endif
 }
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+inline __m256i first_lanes(int count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+#endif
+
 inline Vector load_first(const float* p, int count) {
     if (count >= LANES) return load(p);
+#if defined(__AVX512F__)
+    return (Vector)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
+#elif defined(__AVX2__)
+    return (Vector)_mm256_maskload_ps(p, first_lanes(count));
+#else
     alignas(64) float lanes[LANES] = {};
     for (int i = 0; i < count; i++) lanes[i] = p[i];
     return load(lanes);
+#endif
 }
 
 inline void store_first(float* p, Vector v, int count) {
     if (count >= LANES) return store(p, v);
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), (__m512)v);
+#elif defined(__AVX2__)
+    _mm256_maskstore_ps(p, first_lanes(count), (__m256)v);
+#else
     alignas(64) float lanes[LANES];
     store(lanes, v);
     for (int i = 0; i < count; i++) p[i] = lanes[i];
+#endif
 }
 
 inline float sum_of(Vector v) {

@@ -108,60 +108,55 @@ inline void turn_eights(const float* from, int64_t stride, float* to, int64_t to
 
 // Add the four pieces of each of the first `count` lanes to that lane's row, from `at` on.
 inline void scatter(const Vector* p, const int32_t* at, float* rows, int64_t stride, int count) {
+    int i = 0;
 #if defined(__AVX2__)
-    if (count == LANES) {
-        for (int half = 0; half < LANES / 8; half++, at += 8, rows += 8 * stride) {
-            __m256 q[4];
-            for (int m = 0; m < 4; m++) q[m] = eight_of(p[m], half);
-            const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(q[0], q[1]));
-            const __m256d b = _mm256_castps_pd(_mm256_unpackhi_ps(q[0], q[1]));
-            const __m256d c = _mm256_castps_pd(_mm256_unpacklo_ps(q[2], q[3]));
-            const __m256d d = _mm256_castps_pd(_mm256_unpackhi_ps(q[2], q[3]));
-            const __m256 r[4] = {_mm256_castpd_ps(_mm256_unpacklo_pd(a, c)), _mm256_castpd_ps(_mm256_unpackhi_pd(a, c)),
-                                 _mm256_castpd_ps(_mm256_unpacklo_pd(b, d)), _mm256_castpd_ps(_mm256_unpackhi_pd(b, d))};
-            for (int i = 0; i < 4; i++) {
-                add_four(rows + i * stride + at[i], _mm256_castps256_ps128(r[i]));
-                add_four(rows + (i + 4) * stride + at[i + 4], _mm256_extractf128_ps(r[i], 1));
-            }
+    for (; i + 8 <= count; i += 8) {
+        __m256 q[4];
+        for (int m = 0; m < 4; m++) q[m] = eight_of(p[m], i / 8);
+        const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(q[0], q[1]));
+        const __m256d b = _mm256_castps_pd(_mm256_unpackhi_ps(q[0], q[1]));
+        const __m256d c = _mm256_castps_pd(_mm256_unpacklo_ps(q[2], q[3]));
+        const __m256d d = _mm256_castps_pd(_mm256_unpackhi_ps(q[2], q[3]));
+        const __m256 r[4] = {_mm256_castpd_ps(_mm256_unpacklo_pd(a, c)), _mm256_castpd_ps(_mm256_unpackhi_pd(a, c)),
+                             _mm256_castpd_ps(_mm256_unpacklo_pd(b, d)), _mm256_castpd_ps(_mm256_unpackhi_pd(b, d))};
+        for (int m = i; m < i + 4; m++) {
+            add_four(rows + m * stride + at[m], _mm256_castps256_ps128(r[m - i]));
+            add_four(rows + (m + 4) * stride + at[m + 4], _mm256_extractf128_ps(r[m - i], 1));
         }
-        return;
     }
 #endif
-    for (int i = 0; i < count; i++) {
+    for (; i < count; i++) {
         UnalignedFour& to = *reinterpret_cast<UnalignedFour*>(rows + i * stride + at[i]);
         to += Four{p[0][i], p[1][i], p[2][i], p[3][i]};
     }
 }
 
-// Multiply the four pieces of each lane by four numbers of that lane's row, from `at` on, and sum.
+// Multiply the four pieces of each lane by four numbers of that lane's row, from `at` on, and sum; zero from `count` on.
 inline Vector gather(const Vector* p, const int32_t* at, const float* rows, int64_t stride, int count) {
+    alignas(64) float sums[LANES] = {};
+    int i = 0;
 #if defined(__AVX2__)
-    if (count == LANES) {
-        alignas(64) float sums[LANES];
-        for (int half = 0; half < LANES / 8; half++) {
-            const float* row = rows + half * 8 * stride;
-            const int32_t* from = at + half * 8;
-            __m256 r[4];
-            for (int i = 0; i < 4; i++) r[i] = two_fours(row + i * stride + from[i], row + (i + 4) * stride + from[i + 4]);
-            const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(r[0], r[1]));
-            const __m256d b = _mm256_castps_pd(_mm256_unpacklo_ps(r[2], r[3]));
-            const __m256d c = _mm256_castps_pd(_mm256_unpackhi_ps(r[0], r[1]));
-            const __m256d d = _mm256_castps_pd(_mm256_unpackhi_ps(r[2], r[3]));
-            __m256 sum = _mm256_mul_ps(eight_of(p[0], half), _mm256_castpd_ps(_mm256_unpacklo_pd(a, b)));
-            sum = _mm256_fmadd_ps(eight_of(p[1], half), _mm256_castpd_ps(_mm256_unpackhi_pd(a, b)), sum);
-            sum = _mm256_fmadd_ps(eight_of(p[2], half), _mm256_castpd_ps(_mm256_unpacklo_pd(c, d)), sum);
-            sum = _mm256_fmadd_ps(eight_of(p[3], half), _mm256_castpd_ps(_mm256_unpackhi_pd(c, d)), sum);
-            _mm256_store_ps(sums + half * 8, sum);
-        }
-        return load(sums);
+    for (; i + 8 <= count; i += 8) {
+        const float* row = rows + i * stride;
+        __m256 r[4];
+        for (int m = 0; m < 4; m++)
+            r[m] = two_fours(row + m * stride + at[i + m], row + (m + 4) * stride + at[i + m + 4]);
+        const __m256d a = _mm256_castps_pd(_mm256_unpacklo_ps(r[0], r[1]));
+        const __m256d b = _mm256_castps_pd(_mm256_unpacklo_ps(r[2], r[3]));
+        const __m256d c = _mm256_castps_pd(_mm256_unpackhi_ps(r[0], r[1]));
+        const __m256d d = _mm256_castps_pd(_mm256_unpackhi_ps(r[2], r[3]));
+        __m256 sum = _mm256_mul_ps(eight_of(p[0], i / 8), _mm256_castpd_ps(_mm256_unpacklo_pd(a, b)));
+        sum = _mm256_fmadd_ps(eight_of(p[1], i / 8), _mm256_castpd_ps(_mm256_unpackhi_pd(a, b)), sum);
+        sum = _mm256_fmadd_ps(eight_of(p[2], i / 8), _mm256_castpd_ps(_mm256_unpacklo_pd(c, d)), sum);
+        sum = _mm256_fmadd_ps(eight_of(p[3], i / 8), _mm256_castpd_ps(_mm256_unpackhi_pd(c, d)), sum);
+        _mm256_store_ps(sums + i, sum);
     }
 #endif
-    Vector sum = {};
-    for (int i = 0; i < count; i++) {
+    for (; i < count; i++) {
         const float* row = rows + i * stride + at[i];
-        sum[i] = p[0][i] * row[0] + p[1][i] * row[1] + p[2][i] * row[2] + p[3][i] * row[3];
+        sums[i] = p[0][i] * row[0] + p[1][i] * row[1] + p[2][i] * row[2] + p[3][i] * row[3];
     }
-    return sum;
+    return load(sums);
 }
 
 inline Vector silu_slope(Vector x) {

@@ -355,8 +355,9 @@ void curves_gradient(const float* x, const float* grad_y, int64_t batch, int64_t
                         store_first(grad + start + l, load_first(grad + start + l, width) + weight * slope, width);
                     }
                 }
-            for (int64_t s = 0; s < SETS * LANES; s++)
-                for (int64_t k = 0; k < grid.bases; k++) to[k] += found[s * stride + MARGIN<P> + k];
+            for (int64_t s = 1; s < SETS * LANES; s++)
+                for (int64_t k = 0; k < stride; k += 8) add_eight(found + k, found + s * stride + k);
+            for (int64_t k = 0; k < grid.bases; k++) to[k] += found[MARGIN<P> + k];
         }
     };
     parallel(batch * groups, threads, body);
@@ -385,8 +386,10 @@ void columns(const float* x, int64_t rows, int64_t inputs, const Grid& grid, flo
         for (int64_t t = 0; t < count; t++) {
             float* to = out + (begin + t) * length + inputs;
             clear(to, length - inputs);
-            for (int lane = 0; lane < LANES; lane++)
-                for (int64_t k = 0; k < grid.bases; k++) to[k] += sums[(t * LANES + lane) * stride + MARGIN<P> + k];
+            float* lanes = sums + t * LANES * stride;
+            for (int lane = 1; lane < LANES; lane++)
+                for (int64_t k = 0; k < stride; k += 8) add_eight(lanes + k, lanes + lane * stride + k);
+            for (int64_t k = 0; k < grid.bases; k++) to[k] = lanes[MARGIN<P> + k];
         }
     };
     parallel((rows + ROWS - 1) / ROWS, threads, body);

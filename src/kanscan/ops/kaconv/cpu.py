@@ -6,12 +6,14 @@ bases, eight numbers for each window; a depth-wise one and the linear layer keep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kanscan.ops import native
 from kanscan.ops.bspline.cpu import ORDERS
@@ -54,7 +56,8 @@ def ka_linear(
     """See `kanscan.ops.kaconv.ka_linear`; under autocast only the result has the autocast dtype."""
     assert input_weight is None
     rows = x.reshape(-1, x.shape[-1])
-    y = _linear(rows, base_weight, spline_weight, spline_gradient, *grid[:2], *map(float, grid[2]))
+    apply = _Linear.apply if native.outright(x, base_weight, spline_weight) else _linear
+    y = apply(rows, base_weight, spline_weight, spline_gradient, *grid[:2], *map(float, grid[2]))
     return y.to(_result_dtype(base_weight)).view(*x.shape[:-1], base_weight.shape[0])
 
 
@@ -70,7 +73,8 @@ def ka_conv(
     assert input_weight is None
     window = (setting.stride, setting.padding, setting.dilation, setting.groups, setting.padding_contributes)
     size, order, span = setting.grid
-    y, _ = _conv(x, base_weight, spline_weight, *window, spline_gradient, size, order, *map(float, span))
+    inputs = (x, base_weight, spline_weight, *window, spline_gradient, size, order, *map(float, span))
+    y = _Conv.apply(*inputs) if native.outright(x, base_weight, spline_weight) else _conv(*inputs)[0]
     return y.to(_result_dtype(base_weight))
 
 
@@ -105,10 +109,7 @@ def _joint(base_weight: Tensor, spline_weight: Tensor) -> Tensor:
     return torch.cat([_plain(base_weight), F.pad(_plain(spline_weight), (0, _eights(bases) - bases))], dim=1)
 
 
-@torch.library.custom_op(
-    "kanscan::ka_linear", mutates_args=(), device_types="cpu", schema=f"({_TENSORS}, {_GRID}) -> Tensor"
-)
-def _linear(
+def _apply_linear(
     x: Tensor,
     base_weight: Tensor,
     spline_weight: Tensor,
@@ -123,18 +124,21 @@ def _linear(
         return columns @ _joint(base_weight, spline_weight).t()
 
 
+_linear = torch.library.custom_op(
+    "kanscan::ka_linear",
+    _apply_linear,
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"({_TENSORS}, {_GRID}) -> Tensor",
+)
+
+
 @_linear.register_fake
 def _(x: Tensor, base_weight: Tensor, *_: object) -> Tensor:
     return x.new_empty((x.shape[0], base_weight.shape[0]), dtype=torch.float32)
 
 
-@torch.library.custom_op(
-    "kanscan::ka_linear_backward",
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"(Tensor grad_y, {_TENSORS}, {_GRID}, bool need_x, bool need_weights) -> (Tensor, Tensor, Tensor)",
-)
-def _linear_backward(
+def _apply_linear_backward(
     grad_y: Tensor,
     x: Tensor,
     base_weight: Tensor,
@@ -162,6 +166,15 @@ def _linear_backward(
             results[0] = torch.empty_like(rows)
             native.call("ka_columns_gradient", rows, through, *rows.shape, *grid, spline_gradient, results[0])
     return results[0], results[1], results[2]
+
+
+_linear_backward = torch.library.custom_op(
+    "kanscan::ka_linear_backward",
+    _apply_linear_backward,
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"(Tensor grad_y, {_TENSORS}, {_GRID}, bool need_x, bool need_weights) -> (Tensor, Tensor, Tensor)",
+)
 
 
 @_linear_backward.register_fake
@@ -196,6 +209,23 @@ def _asked_for(grads: tuple[Tensor, ...], tensors: tuple[Tensor, ...], needs: tu
 _linear.register_autograd(_linear_gradients, setup_context=_keep_linear)
 
 
+class _Linear(torch.autograd.Function):
+    """The same without the dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _keep_linear(ctx, inputs, inputs[0])
+        return _apply_linear(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, needs = ctx.saved_tensors, ctx.needs_input_grad
+        rest = (*ctx.rest, needs[0], any(needs[1:3]))
+        found = _apply_linear_backward(grads[0], *tensors, *rest)
+        return (*_asked_for(found, tensors, needs), *[None] * len(ctx.rest))
+
+
 # --- the convolution ---
 
 
@@ -214,7 +244,8 @@ def _setting(base_weight: Tensor, window: tuple[Any, ...], grid: tuple[int, int,
 
 def _sums_first(base_weight: Tensor, groups: int) -> bool:
     """Whether bases are summed over channels before the splines; else the splines come first, an output each."""
-    return bool(base_weight.shape[0] > groups and base_weight.shape[1] > 1)
+    outputs, channels = base_weight.shape[0] // groups, base_weight.shape[1]
+    return bool(channels > 1 and (outputs > 1 or channels >= 8))
 
 
 def _sums_shape(y: Tensor, base_weight: Tensor, groups: int, bases: int) -> tuple[Any, ...]:
@@ -223,19 +254,13 @@ def _sums_shape(y: Tensor, base_weight: Tensor, groups: int, bases: int) -> tupl
     return (y.shape[0], groups, y.shape[2] * y.shape[3], _eights(bases))
 
 
-@torch.library.custom_op(
-    "kanscan::ka_conv",
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"({_TENSORS}, {_WINDOW}, {_GRID}) -> (Tensor, Tensor)",
-)
-def _conv(
+def _apply_conv(
     x: Tensor,
     base_weight: Tensor,
     spline_weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     groups: int,
     padding_contributes: bool,
     spline_gradient: bool,
@@ -250,20 +275,29 @@ def _conv(
     setting = _setting(base_weight, window, (grid_size, spline_order, low, high))
     x, v = _plain(x), _plain(spline_weight)
     batch, channels, size = x.shape[0], base_weight.shape[1], (x.shape[2], x.shape[3])
-    silu, maps = native.scratch(x.shape), None
-    if _sums_first(base_weight, groups):
-        maps = x.new_empty((batch, groups, size[0] * size[1], _eights(grid[0])))
+    num_maps = batch * groups * size[0] * size[1] * _eights(grid[0]) if _sums_first(base_weight, groups) else 0
+    memory = native.scratch((x.numel() + num_maps,))
+    silu, maps = memory[: x.numel()].view(x.shape), memory[x.numel() :] if num_maps else None
     native.call("ka_sums", x, batch * groups, channels, size[0] * size[1], *grid, silu, maps)
     with without_autocast(x):
         # SiLU(0) = 0: zeros around the map are exact here.
         y = F.conv2d(silu, _plain(base_weight), None, *window[:4]).contiguous()
     sums = x.new_empty(_sums_shape(y, base_weight, groups, grid[0]))
     where = (batch, groups, channels, _window(setting, size), padding_contributes, *grid, v, len(v) // groups)
-    if maps is not None:
+    if sums.ndim > 1:
         native.call("ka_window", maps, *where, sums, y)
     else:
         native.call("ka_curves", x, *where, y)
     return y, sums
+
+
+_conv = torch.library.custom_op(
+    "kanscan::ka_conv",
+    _apply_conv,
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"({_TENSORS}, {_WINDOW}, {_GRID}) -> (Tensor, Tensor)",
+)
 
 
 @_conv.register_fake
@@ -274,24 +308,15 @@ def _(x: Tensor, base_weight: Tensor, spline_weight: Tensor, *rest: Any) -> tupl
     return y, y.new_empty(_sums_shape(y, base_weight, rest[3], rest[6] + rest[7]))
 
 
-@torch.library.custom_op(
-    "kanscan::ka_conv_backward",
-    mutates_args=(),
-    device_types="cpu",
-    schema=(
-        f"(Tensor grad_y, {_TENSORS}, Tensor sums, {_WINDOW}, {_GRID}, bool need_x, bool need_base, bool need_spline)"
-        " -> (Tensor, Tensor, Tensor)"
-    ),
-)
-def _conv_backward(
+def _apply_conv_backward(
     grad_y: Tensor,
     x: Tensor,
     base_weight: Tensor,
     spline_weight: Tensor,
     sums: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     groups: int,
     padding_contributes: bool,
     spline_gradient: bool,
@@ -361,6 +386,18 @@ def _base_gradients(
     return grad_x.contiguous() if need_x else nothing[0], grad_u.contiguous() if need_base else nothing[1]
 
 
+_conv_backward = torch.library.custom_op(
+    "kanscan::ka_conv_backward",
+    _apply_conv_backward,
+    mutates_args=(),
+    device_types="cpu",
+    schema=(
+        f"(Tensor grad_y, {_TENSORS}, Tensor sums, {_WINDOW}, {_GRID}, bool need_x, bool need_base, bool need_spline)"
+        " -> (Tensor, Tensor, Tensor)"
+    ),
+)
+
+
 @_conv_backward.register_fake
 def _(
     grad_y: Tensor, x: Tensor, base_weight: Tensor, spline_weight: Tensor, *rest: Any
@@ -384,3 +421,23 @@ def _conv_gradients(ctx: Any, grad_y: Tensor | None, _: Tensor | None) -> tuple[
 
 
 _conv.register_autograd(_conv_gradients, setup_context=_keep_conv)
+
+
+class _Conv(torch.autograd.Function):
+    """The same without the dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        y, sums = _apply_conv(*inputs)
+        ctx.save_for_backward(*inputs[:3], sums)
+        ctx.rest = inputs[3:]
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        *tensors, sums = ctx.saved_tensors
+        needs = ctx.needs_input_grad
+        rest = (sums, *ctx.rest, *needs[:3])
+        found = _apply_conv_backward(grads[0], *tensors, *rest)
+        return (*_asked_for(found, tuple(tensors), needs), *[None] * len(ctx.rest))
