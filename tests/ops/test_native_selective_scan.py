@@ -100,6 +100,22 @@ def test_values_and_gradients(size: tuple[int, ...], softplus: bool) -> None:
     compare(both_ways(given, "cpu", softplus), both_ways(wide(given), "torch", softplus))
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.usefixtures("isa", "unwritten_is_nan")
+def test_zero_order_hold(size: tuple[int, ...]) -> None:
+    given = arguments(*size)
+    compare(both_ways(given, "cpu", discretization="zoh"), both_ways(wide(given), "torch", discretization="zoh"))
+
+
+@pytest.mark.usefixtures("isa")
+def test_zero_order_hold_near_its_limit() -> None:
+    # Where step times rate is small, exp(x) - 1 over x must not cancel; at a rate of zero it is the step.
+    given = arguments(1, 20, 50, 6)
+    rates = torch.tensor([0.0, -1e-8, -1e-4, -1e-2, -0.3, -5.0])
+    given["A"] = rates.expand(20, 6).clone().requires_grad_()
+    compare(both_ways(given, "cpu", discretization="zoh"), both_ways(wide(given), "reference", discretization="zoh"))
+
+
 @pytest.mark.usefixtures("isa")
 def test_only_what_is_needed() -> None:
     keys = ("u", "delta", "A", "B", "C")
@@ -211,15 +227,16 @@ def test_what_the_kernel_cannot_do_goes_to_torch() -> None:
     assert selective_scan(**wide(given)).dtype == torch.float64
     with pytest.raises(ValueError, match="float64"):
         selective_scan(**wide(given), backend="cpu")
-    with pytest.raises(ValueError, match="'zoh'"):
-        selective_scan(**given, discretization="zoh", backend="cpu")
     with pytest.raises(ValueError, match="constant"):
         selective_scan(**{**given, "B": torch.randn(4, 2)}, backend="cpu")
 
 
+@pytest.mark.parametrize("discretization", ["euler", "zoh"])
 @pytest.mark.parametrize(("shared", "threads"), [(True, 1), (True, 3), (False, 1)])
 @pytest.mark.usefixtures("isa", "unwritten_is_nan")
-def test_directions_read_their_pixels_in_place(shared: bool, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directions_read_their_pixels_in_place(
+    shared: bool, threads: int, discretization: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     size, channels, states = (7, 11), 21, 5
     order = torch.stack([order_index(name, size) for name in ("raster", "column", "spiral", "raster_reversed")])
@@ -230,7 +247,8 @@ def test_directions_read_their_pixels_in_place(shared: bool, threads: int, monke
     given["A"] = (-given["A"].detach().exp()).requires_grad_()
 
     def run(given: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
-        y = directional_scan(**given, order=order, delta_softplus=True, backend=backend)
+        setting = {"delta_softplus": True, "discretization": discretization}
+        y = directional_scan(**given, order=order, backend=backend, **setting)
         loss = (y * torch.cos(torch.arange(y.numel(), dtype=torch.float64)).view_as(y)).sum()
         return {"y": y, **dict(zip(given, torch.autograd.grad(loss, list(given.values())), strict=True))}
 
@@ -245,12 +263,14 @@ def test_opcheck(ordered: bool) -> None:
     order = torch.stack([torch.arange(20), torch.arange(20).flip(0)]) if ordered else None
     given.pop("z")
     given |= {key: given[key].detach().view(2, 2, 3, 20).requires_grad_() for key in ("u", "delta")}
-    torch.library.opcheck(torch.ops.kanscan.selective_scan.default, (*given.values(), order, True, 64, True))
+    torch.library.opcheck(torch.ops.kanscan.selective_scan.default, (*given.values(), order, True, ordered, 64, True))
     plain = {key: t.detach() for key, t in given.items() if key not in ("D", "initial_state")}
     tensors = [*list(plain.values())[:5], None, plain["delta_bias"]]
-    y, last, kept = torch.ops.kanscan.selective_scan(*tensors, None, order, True, 64, True)
+    y, last, kept = torch.ops.kanscan.selective_scan(*tensors, None, order, True, ordered, 64, True)
     backward = torch.ops.kanscan.selective_scan_backward.default
-    torch.library.opcheck(backward, (torch.randn_like(y), torch.randn_like(last), *tensors, kept, order, True, 64))
+    torch.library.opcheck(
+        backward, (torch.randn_like(y), torch.randn_like(last), *tensors, kept, order, True, ordered, 64)
+    )
 
 
 @pytest.mark.export

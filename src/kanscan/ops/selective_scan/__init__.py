@@ -122,7 +122,7 @@ def selective_scan(
         torch.Size([1, 2, 5])
     """
     check_arguments(u, delta, A, B, C, D, z, delta_bias, initial_state, discretization)
-    implementation = choose_scan(u, B, C, discretization, backend)
+    implementation = choose_scan(u, B, C, backend)
     wide = torch.float64 if u.dtype == torch.float64 else torch.float32
     required = [t.to(wide) for t in (u, delta, A, B, C)]
     optional = [None if t is None else t.to(wide) for t in (D, z, delta_bias, initial_state)]
@@ -131,13 +131,11 @@ def selective_scan(
     return (y.to(u.dtype), last) if return_last_state else y.to(u.dtype)
 
 
-def choose_scan(
-    u: Tensor, B: Tensor, C: Tensor, discretization: str, backend: str
-) -> Callable[..., tuple[Tensor, Tensor]]:
+def choose_scan(u: Tensor, B: Tensor, C: Tensor, backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
     """Pick the implementation for these tensors."""
     refusals = {
         "triton": triton.refusal(u, B, C, asked=backend == "triton"),
-        "cpu": cpu.refusal(u, B, C, discretization),
+        "cpu": cpu.refusal(u, B, C),
     }
     return choose("selective_scan", _SCAN, backend, refusals)
 

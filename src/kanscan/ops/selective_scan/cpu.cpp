@@ -22,7 +22,7 @@ struct Scan {
     View u, delta, B, C;  // for B and C "channel" is the state
     const float *A, *D, *bias, *start;
     const int32_t* order;  // (groups, length), or null
-    bool softplus;
+    bool softplus, hold;  // hold: the zero-order hold, which integrates the input over a step
 
     int64_t blocks() const { return (width + LANES - 1) / LANES; }
     int64_t num_chunks() const { return (length + chunk - 1) / chunk; }
@@ -130,19 +130,59 @@ inline void store_states(const float* in, int64_t states, int channels, float* p
 
 inline Vector load_channels(const float* p, int channels) { return p ? load_first(p, channels) : Vector{}; }
 
+// 1 / A of rates that were scaled for powers of two; 0 where A is 0.
+inline void invert(const float* rates, int64_t count, float* out) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        const Vector A = load(rates + i);
+        store(out + i, A == 0.0f ? Vector{} : LOG2_E / A);
+    }
+}
+
+// (exp(x) - 1) / A for x = step A: near zero, where the difference cancels, a series (remainder below 1e-8).
+inline Vector hold_gain(Vector step, Vector x, Vector decay, Vector inverse) {
+    Vector p = all(1.0f / 40320);
+    p = p * x + 1.0f / 5040;
+    p = p * x + 1.0f / 720;
+    p = p * x + 1.0f / 120;
+    p = p * x + 1.0f / 24;
+    p = p * x + 1.0f / 6;
+    p = p * x + 0.5f;
+    p = p * x + 1.0f;
+    return magnitude(x) < 0.5f ? step * p : (decay - 1.0f) * inverse;
+}
+
+// Its derivative by A.
+inline Vector hold_slope(Vector step, Vector x, Vector decay, Vector gain, Vector inverse) {
+    Vector p = all(1.0f / 45360);
+    p = p * x + 1.0f / 5760;
+    p = p * x + 1.0f / 840;
+    p = p * x + 1.0f / 144;
+    p = p * x + 1.0f / 30;
+    p = p * x + 1.0f / 8;
+    p = p * x + 1.0f / 3;
+    p = p * x + 0.5f;
+    return magnitude(x) < 0.5f ? step * step * p : (step * decay - gain) * inverse;
+}
+
 // Walk NUM states of one block of channels through a chunk and add C h to y.
-template <int NUM>
-inline void walk(const float* u, const float* delta, const float* A, const float* B, const float* C, int64_t row,
-                 int64_t steps, float* state, float* y) {
+template <int NUM, bool HOLD>
+inline void walk(const float* u, const float* delta, const float* A, const float* inverse, const float* B,
+                 const float* C, int64_t row, int64_t steps, float* state, float* y) {
     Vector h[NUM];
 #pragma GCC unroll 16
     for (int n = 0; n < NUM; n++) h[n] = load(state + n * LANES);
     for (int64_t t = 0; t < steps; t++, u += LANES, delta += LANES, y += LANES, B += row, C += row) {
-        const Vector step = load(delta), input = step * load(u);
+        const Vector step = load(delta), value = load(u), input = step * value;
         Vector sum[2] = {load(y), Vector{}};
 #pragma GCC unroll 16
         for (int n = 0; n < NUM; n++) {
-            h[n] = exp2_of(step * load(A + n * LANES)) * h[n] + input * B[n];
+            const Vector exponent = step * load(A + n * LANES), decay = exp2_of(exponent);
+            if constexpr (HOLD) {
+                const Vector gain = hold_gain(step, exponent * (1 / LOG2_E), decay, load(inverse + n * LANES));
+                h[n] = decay * h[n] + gain * value * B[n];
+            } else {
+                h[n] = decay * h[n] + input * B[n];
+            }
             sum[n % 2] += h[n] * C[n];
         }
         store(y, sum[0] + sum[1]);
@@ -159,14 +199,15 @@ constexpr int IN_REGISTERS = 8;
 constexpr int IN_REGISTERS = 4;
 #endif
 
+template <bool HOLD>
 void forward(const Scan& scan, const View& y, float* last, float* saved, int64_t threads) {
     const int64_t states = scan.states, chunk = scan.chunk;
     auto body = [&](int64_t task) {
         const int64_t split = task % scan.splits, g = task / scan.splits % scan.groups;
         const int64_t b = task / scan.splits / scan.groups;
         const int64_t from = scan.first_block(split), to = scan.first_block(split + 1), size = states * LANES;
-        float* h = kanscan_workspace(0, 2 * (to - from) * size);
-        float* A = h + (to - from) * size;
+        float* h = kanscan_workspace(0, 3 * (to - from) * size);
+        float *A = h + (to - from) * size, *inverse = A + (to - from) * size;
         float* u = kanscan_workspace(1, chunk * (3 * LANES + 2 * scan.row()) + LANES);
         float *delta = u + chunk * LANES, *out = delta + chunk * LANES, *B = out + chunk * LANES;
         float* C = B + chunk * scan.row();
@@ -177,6 +218,7 @@ void forward(const Scan& scan, const View& y, float* last, float* saved, int64_t
             load_states(start, states, channels, 1, h + (k - from) * size);
             load_states(scan.A + channel * states, states, channels, LOG2_E, A + (k - from) * size);
         }
+        if (HOLD) invert(A, (to - from) * size, inverse);
         for (int64_t c = 0; c < scan.num_chunks(); c++) {
             const int64_t begin = c * chunk, steps = scan.length - begin < chunk ? scan.length - begin : chunk;
             const int32_t* places = scan.places(g, begin);
@@ -196,16 +238,17 @@ void forward(const Scan& scan, const View& y, float* last, float* saved, int64_t
                 const Vector D = load_channels(scan.D ? scan.D + channel : nullptr, channels);
                 for (int64_t t = 0; t < steps; t++) store(out + t * LANES, D * load(u + t * LANES));
                 for (int64_t n = 0; n < states;) {
-                    float *r = rates + n * LANES, *s = state + n * LANES;
+                    const float *r = rates + n * LANES, *i = inverse + (k - from) * size + n * LANES;
+                    float* s = state + n * LANES;
                     const int64_t left = states - n;
                     if (left >= 16 && IN_REGISTERS >= 16) {
-                        walk<16>(u, delta, r, B + n, C + n, scan.row(), steps, s, out), n += 16;
+                        walk<16, HOLD>(u, delta, r, i, B + n, C + n, scan.row(), steps, s, out), n += 16;
                     } else if (left >= 8 && IN_REGISTERS >= 8) {
-                        walk<8>(u, delta, r, B + n, C + n, scan.row(), steps, s, out), n += 8;
+                        walk<8, HOLD>(u, delta, r, i, B + n, C + n, scan.row(), steps, s, out), n += 8;
                     } else if (left >= 4) {
-                        walk<4>(u, delta, r, B + n, C + n, scan.row(), steps, s, out), n += 4;
+                        walk<4, HOLD>(u, delta, r, i, B + n, C + n, scan.row(), steps, s, out), n += 4;
                     } else {
-                        walk<1>(u, delta, r, B + n, C + n, scan.row(), steps, s, out), n += 1;
+                        walk<1, HOLD>(u, delta, r, i, B + n, C + n, scan.row(), steps, s, out), n += 1;
                     }
                 }
                 store_tile(out, y, places, begin, channels, steps, y.at(b, g, e));
@@ -240,9 +283,9 @@ struct Tiles {
           grad_delta(grad_input + size) {}
 };
 
-template <int NUM>
-inline void walk_back(const Tiles& tiles, const float* A, const float* B, const float* C, int64_t row, int64_t steps,
-                      const float* state, float* carry, float* grad_A, float* grad_B, float* grad_C, float* memory) {
+template <int NUM, bool HOLD>
+inline void walk_back(const Tiles& tiles, const float* A, const float* inverse, const float* B, const float* C,
+                      int64_t row, int64_t steps, const float* state, float* carry, float* grad_A, float* grad_B, float* grad_C, float* memory) {
     constexpr int64_t SIZE = NUM * LANES;
     float *decays = memory, *history = memory + steps * SIZE;
     {
@@ -250,11 +293,17 @@ inline void walk_back(const Tiles& tiles, const float* A, const float* B, const 
 #pragma GCC unroll 4
         for (int n = 0; n < NUM; n++) store(history + n * LANES, h[n] = load(state + n * LANES));
         for (int64_t t = 0; t < steps; t++) {
-            const Vector step = load(tiles.delta + t * LANES), input = step * load(tiles.u + t * LANES);
+            const Vector step = load(tiles.delta + t * LANES), value = load(tiles.u + t * LANES);
+            const Vector input = step * value;
 #pragma GCC unroll 4
             for (int n = 0; n < NUM; n++) {
-                const Vector decay = exp2_of(step * load(A + n * LANES));
-                h[n] = decay * h[n] + input * B[t * row + n];
+                const Vector exponent = step * load(A + n * LANES), decay = exp2_of(exponent);
+                if constexpr (HOLD) {
+                    const Vector gain = hold_gain(step, exponent * (1 / LOG2_E), decay, load(inverse + n * LANES));
+                    h[n] = decay * h[n] + gain * value * B[t * row + n];
+                } else {
+                    h[n] = decay * h[n] + input * B[t * row + n];
+                }
                 store(decays + t * SIZE + n * LANES, decay);
                 store(history + (t + 1) * SIZE + n * LANES, h[n]);
             }
@@ -265,18 +314,29 @@ inline void walk_back(const Tiles& tiles, const float* A, const float* B, const 
     for (int n = 0; n < NUM; n++) g[n] = load(carry + n * LANES), sum_A[n] = load(grad_A + n * LANES);
     for (int64_t t = steps - 1; t >= 0; t--) {
         const Vector above = load(tiles.grad_y + t * LANES), step = load(tiles.delta + t * LANES);
-        const Vector input = step * load(tiles.u + t * LANES);
+        const Vector value = load(tiles.u + t * LANES), input = step * value;
         Vector grad_input = load(tiles.grad_input + t * LANES), through_decay = load(tiles.grad_delta + t * LANES);
 #pragma GCC unroll 4
         for (int n = 0; n < NUM; n++) {
             const int64_t at = t * SIZE + n * LANES;
             const Vector grad = g[n] + above * C[t * row + n];
             store(grad_C + at, load(grad_C + at) + above * load(history + at + SIZE));
-            store(grad_B + at, load(grad_B + at) + grad * input);
-            grad_input += grad * B[t * row + n];
-            g[n] = grad * load(decays + at);
+            const Vector decay = load(decays + at), rate = load(A + n * LANES), by_input = grad * B[t * row + n];
+            if constexpr (HOLD) {
+                const Vector x = step * rate * (1 / LOG2_E), over = load(inverse + n * LANES);
+                const Vector gain = hold_gain(step, x, decay, over), by_gain = by_input * value;
+                store(grad_B + at, load(grad_B + at) + grad * gain * value);
+                // Here `grad_input` is the gradient of u itself, and that of the step goes where the decay's goes.
+                grad_input += by_input * gain;
+                through_decay += by_gain * decay * LOG2_E;
+                sum_A[n] += by_gain * hold_slope(step, x, decay, gain, over);
+            } else {
+                store(grad_B + at, load(grad_B + at) + grad * input);
+                grad_input += by_input;
+            }
+            g[n] = grad * decay;
             const Vector through = g[n] * load(history + at);
-            through_decay += through * load(A + n * LANES);
+            through_decay += through * rate;
             sum_A[n] += through * step;
         }
         store(tiles.grad_input + t * LANES, grad_input);
@@ -299,14 +359,14 @@ struct BackwardTask {
     const Scan& scan;
     const Gradients& grads;
     int64_t split, b, g, from, to;
-    float *A, *state, *carry, *sum_A, *sum_D, *sum_bias, *tiles, *B, *C, *sum_B, *sum_C, *memory;
+    float *A, *inverse, *state, *carry, *sum_A, *sum_D, *sum_bias, *tiles, *B, *C, *sum_B, *sum_C, *memory;
 
     BackwardTask(const Scan& scan, const Gradients& grads, int64_t split, int64_t b, int64_t g)
         : scan(scan), grads(grads), split(split), b(b), g(g) {
         from = scan.first_block(split), to = scan.first_block(split + 1);
         const int64_t blocks = to - from, size = scan.states * LANES, chunk = scan.chunk;
-        A = kanscan_workspace(0, blocks * (4 * size + 2 * LANES));
-        state = A + blocks * size, carry = state + blocks * size, sum_A = carry + blocks * size;
+        A = kanscan_workspace(0, blocks * (5 * size + 2 * LANES));
+        inverse = A + blocks * size, state = inverse + blocks * size, carry = state + blocks * size, sum_A = carry + blocks * size;
         sum_D = sum_A + blocks * size, sum_bias = sum_D + blocks * LANES;
         tiles = kanscan_workspace(1, blocks * Tiles::COUNT * chunk * LANES);
         B = kanscan_workspace(2, 2 * chunk * scan.row() + LANES), C = B + chunk * scan.row();
@@ -330,6 +390,7 @@ struct BackwardTask {
             store(sum_D + (k - from) * LANES, Vector{});
             store(sum_bias + (k - from) * LANES, Vector{});
         }
+        if (scan.hold) invert(A, (to - from) * scan.states * LANES, inverse);
     }
 
     void run_chunk(int64_t c) {
@@ -348,9 +409,10 @@ struct BackwardTask {
             }
             for (int64_t k = from; k < to; k++) {
                 const int64_t at = block(k) + n * LANES;
-                auto walk = num == 1 ? walk_back<1> : walk_back<AT_ONCE>;
-                walk(tiles_of(k), A + at, B + n, C + n, scan.row(), steps, state + at, carry + at, sum_A + at, sum_B, sum_C,
-                     memory);
+                auto walk = num == 1 ? walk_back<1, false> : walk_back<AT_ONCE, false>;
+                if (scan.hold) walk = num == 1 ? walk_back<1, true> : walk_back<AT_ONCE, true>;
+                walk(tiles_of(k), A + at, inverse + at, B + n, C + n, scan.row(), steps, state + at, carry + at,
+                     sum_A + at, sum_B, sum_C, memory);
             }
             sum_lanes(sum_B, num, steps, places, begin, grads.B + (row + n) * scan.length, scan.length);
             sum_lanes(sum_C, num, steps, places, begin, grads.C + (row + n) * scan.length, scan.length);
@@ -384,9 +446,11 @@ struct BackwardTask {
         for (int64_t i = 0; i < steps * LANES; i += LANES) {
             const Vector u = load(t.u + i), above = load(t.grad_y + i), grad_input = load(t.grad_input + i);
             // The decay rates were scaled for powers of two; 1 / log2(e) takes that back.
-            const Vector grad_step = load(t.grad_delta + i) * (1 / LOG2_E) + grad_input * u;
+            const Vector through_input = scan.hold ? Vector{} : grad_input * u;
+            const Vector grad_step = load(t.grad_delta + i) * (1 / LOG2_E) + through_input;
             const Vector grad_delta = grad_step * load(t.slope + i);
-            store(t.grad_input + i, grad_input * load(t.delta + i) + above * D);
+            const Vector grad_u = scan.hold ? grad_input : grad_input * load(t.delta + i);
+            store(t.grad_input + i, grad_u + above * D);
             store(t.grad_delta + i, grad_delta);
             total_D += above * u;
             total_bias += grad_delta;
@@ -429,21 +493,22 @@ inline Scan scan_of(const int64_t* numbers, const float* u, const float* delta, 
     Scan scan;
     scan.batch = numbers[0], scan.groups = numbers[1], scan.width = numbers[2], scan.length = numbers[3];
     scan.states = numbers[4], scan.chunk = numbers[5], scan.splits = numbers[6], scan.softplus = numbers[7];
-    scan.u = view_of(u, numbers + 8), scan.delta = view_of(delta, numbers + 12);
-    scan.B = view_of(B, numbers + 16), scan.C = view_of(C, numbers + 20);
+    scan.hold = numbers[8];
+    scan.u = view_of(u, numbers + 9), scan.delta = view_of(delta, numbers + 13);
+    scan.B = view_of(B, numbers + 17), scan.C = view_of(C, numbers + 21);
     scan.A = A, scan.D = D, scan.bias = bias, scan.start = start, scan.order = order;
     return scan;
 }
 
 }  // namespace
 
-// `numbers`: batch, groups, width, length, states, chunk, splits, softplus, then four strides each of u, delta, B, C, y.
+// `numbers`: batch, groups, width, length, states, chunk, splits, softplus, hold, then four strides each of u, delta, B, C, y.
 KANSCAN_EXPORT void KANSCAN_NAME(kanscan_scan_forward)(const int64_t* numbers, const float* u, const float* delta,
                                                         const float* A, const float* B, const float* C, const float* D,
                                                         const float* bias, const float* start, const int32_t* order,
                                                         float* y, float* last, float* saved, int64_t threads) {
     const Scan scan = scan_of(numbers, u, delta, A, B, C, D, bias, start, order);
-    forward(scan, view_of(y, numbers + 24), last, saved, threads);
+    (scan.hold ? forward<true> : forward<false>)(scan, view_of(y, numbers + 25), last, saved, threads);
 }
 
 // `numbers` as for forward, with the strides of grad_y in the place of y's, then those of grad_u and grad_delta.
@@ -455,8 +520,8 @@ KANSCAN_EXPORT void KANSCAN_NAME(kanscan_scan_backward)(const int64_t* numbers, 
                                                          float* grad_D, float* grad_bias, float* grad_start,
                                                          int64_t threads) {
     const Scan scan = scan_of(numbers, u, delta, A, B, C, D, bias, nullptr, order);
-    const Gradients grads{view_of(grad_y, numbers + 24), view_of(grad_u, numbers + 28),
-                          view_of(grad_delta, numbers + 32), grad_last, saved, grad_A, grad_D, grad_bias, grad_start,
+    const Gradients grads{view_of(grad_y, numbers + 25), view_of(grad_u, numbers + 29),
+                          view_of(grad_delta, numbers + 33), grad_last, saved, grad_A, grad_D, grad_bias, grad_start,
                           grad_B, grad_C};
     backward(scan, grads, threads);
 }

@@ -14,7 +14,7 @@ from kanscan.ops import native
 _TENSORS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias"
 
 
-def refusal(u: Tensor, B: Tensor, C: Tensor, discretization: str) -> str | None:
+def refusal(u: Tensor, B: Tensor, C: Tensor) -> str | None:
     """Return why the kernel cannot compute this call, or None if it can."""
     if native.ABSENCE is not None:
         return f"the compiled kernels are absent: {native.ABSENCE}"
@@ -22,8 +22,6 @@ def refusal(u: Tensor, B: Tensor, C: Tensor, discretization: str) -> str | None:
         return f"the kernel computes on the processor, and the input is on {u.device.type}"
     if u.dtype == torch.float64:
         return "the kernel computes in float32, and float64 was asked for"
-    if discretization != "euler":
-        return f"the kernel has the discretization 'euler', and {discretization!r} was asked for"
     if B.ndim == 2 or C.ndim == 2:
         return "the kernel takes B and C that change with time, and one of them is constant"
     return None
@@ -44,11 +42,11 @@ def selective_scan(
     discretization: str,
 ) -> tuple[Tensor, Tensor]:
     """Return `y` and the last state; arguments as in `kanscan.ops.selective_scan`, all in float32."""
-    assert discretization == "euler"
     B, C = _grouped(B, C)
     groups = B.shape[1]
     u, delta = (t.view(t.shape[0], groups, t.shape[1] // groups, t.shape[2]) for t in (u, delta))
-    y, last = scan_groups(u, delta, A, B, C, D, delta_bias, initial_state, None, delta_softplus=delta_softplus)
+    setting: dict[str, Any] = {"delta_softplus": delta_softplus, "discretization": discretization}
+    y, last = scan_groups(u, delta, A, B, C, D, delta_bias, initial_state, None, **setting)
     y = y.flatten(1, 2)
     return (y if z is None else y * F.silu(z)), last
 
@@ -65,6 +63,7 @@ def scan_groups(
     order: Tensor | None,
     *,
     delta_softplus: bool,
+    discretization: str = "euler",
 ) -> tuple[Tensor, Tensor]:
     """Scan groups of channels, each along an order of its own.
 
@@ -79,13 +78,14 @@ def scan_groups(
         initial_state: (batch, groups * channels in group, states), or None.
         order: Position that each step of each group reads and writes (groups, length), or None for one after the other.
         delta_softplus: Apply the softplus.
+        discretization: "euler" or "zoh".
 
     Returns:
         `y` and the last state.
     """
     tensors = (u, delta, A, B, C, D, delta_bias, initial_state)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    y, last, _ = _forward(*tensors, order, delta_softplus, chunk_length(A.shape[1]), keep)
+    y, last, _ = _forward(*tensors, order, delta_softplus, discretization == "zoh", chunk_length(A.shape[1]), keep)
     return y, last
 
 
@@ -114,7 +114,7 @@ def _kept_shape(u: Tensor, B: Tensor, chunk: int) -> tuple[Any, ...]:
     "kanscan::selective_scan",
     mutates_args=(),
     device_types="cpu",
-    schema=f"({_TENSORS}, Tensor? initial_state, Tensor? order, bool delta_softplus, int chunk, bool keep)"
+    schema=f"({_TENSORS}, Tensor? initial_state, Tensor? order, bool delta_softplus, bool zoh, int chunk, bool keep)"
     " -> (Tensor, Tensor, Tensor)",
 )
 def _forward(
@@ -128,12 +128,13 @@ def _forward(
     initial_state: Tensor | None,
     order: Tensor | None,
     delta_softplus: bool,
+    zoh: bool,
     chunk: int,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     y, last, kept = _outputs(delta, A, B, order, chunk, keep)
     read = [_readable(t, order) for t in (u, delta, B, C)]
-    numbers = _numbers(delta, B, chunk, _splits(u, delta), delta_softplus, [*read, y])
+    numbers = _numbers(delta, B, chunk, _splits(u, delta), delta_softplus, zoh, [*read, y])
     plain = [None if t is None else t.contiguous() for t in (A, D, delta_bias, initial_state)]
     scan_inputs = (*read[:2], plain[0], *read[2:], *plain[1:])
     native.call("scan_forward", numbers, *scan_inputs, _places(order), y, last, kept if keep else None)
@@ -167,6 +168,7 @@ def _(
     initial_state: Tensor | None,
     order: Tensor | None,
     delta_softplus: bool,
+    zoh: bool,
     chunk: int,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -177,8 +179,8 @@ def _(
     "kanscan::selective_scan_backward",
     mutates_args=(),
     device_types="cpu",
-    schema=f"(Tensor grad_y, Tensor grad_last, {_TENSORS}, Tensor kept, Tensor? order, bool delta_softplus, int chunk)"
-    " -> Tensor[]",
+    schema=f"(Tensor grad_y, Tensor grad_last, {_TENSORS}, Tensor kept, Tensor? order, bool delta_softplus, bool zoh,"
+    " int chunk) -> Tensor[]",
 )
 def _backward(
     grad_y: Tensor,
@@ -193,6 +195,7 @@ def _backward(
     kept: Tensor,
     order: Tensor | None,
     delta_softplus: bool,
+    zoh: bool,
     chunk: int,
 ) -> list[Tensor]:
     """Return the gradients of u, delta, A, B, C, D, delta_bias and the initial state."""
@@ -204,7 +207,7 @@ def _backward(
     # Sums over time for each sample: A, initial state, D, bias.
     grad_A, grad_start = (u.new_empty((batch, *A.shape)) for _ in range(2))
     grad_D, grad_bias = (u.new_empty((batch, channels)) for _ in range(2))
-    numbers = _numbers(delta, B, chunk, splits, delta_softplus, [*read, grad_u, grad_delta])
+    numbers = _numbers(delta, B, chunk, splits, delta_softplus, zoh, [*read, grad_u, grad_delta])
     plain = [None if t is None else t.contiguous() for t in (A, D, delta_bias)]
     scan_inputs = (*read[:2], plain[0], *read[2:4], *plain[1:], _places(order))
     written = (grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias, grad_start)
@@ -227,6 +230,7 @@ def _(
     kept: Tensor,
     order: Tensor | None,
     delta_softplus: bool,
+    zoh: bool,
     chunk: int,
 ) -> list[Tensor]:
     shapes = (A.shape, B.shape, C.shape, A.shape[:1], A.shape[:1], (u.shape[0], *A.shape))
@@ -235,13 +239,13 @@ def _(
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:7], output[2], inputs[8])
-    ctx.delta_softplus, ctx.chunk = inputs[9:11]
+    ctx.setting = inputs[9:12]
 
 
 def _gradients(ctx: Any, grad_y: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    grads = _backward(grad_y, grad_last, *ctx.saved_tensors, ctx.delta_softplus, ctx.chunk)
+    grads = _backward(grad_y, grad_last, *ctx.saved_tensors, *ctx.setting)
     found = (g if need else None for g, need in zip(grads, ctx.needs_input_grad[:8], strict=True))
-    return (*found, *[None] * 4)
+    return (*found, *[None] * 5)
 
 
 _forward.register_autograd(_gradients, setup_context=_keep)
@@ -271,10 +275,12 @@ def _splits(u: Tensor, delta: Tensor) -> int:
     return max(1, min(blocks, -(-2 * threads // (batch * groups))))
 
 
-def _numbers(delta: Tensor, B: Tensor, chunk: int, splits: int, delta_softplus: bool, views: list[Tensor]) -> Tensor:
+def _numbers(
+    delta: Tensor, B: Tensor, chunk: int, splits: int, delta_softplus: bool, zoh: bool, views: list[Tensor]
+) -> Tensor:
     """Put sizes and strides into the order the kernel reads them in; a lone group is at the place of all of them."""
     strides: list[int] = []
     for t in views:
         batch, group, *rest = t.stride()
         strides += [batch, group if t.shape[1] == delta.shape[1] > 1 else 0, *rest]
-    return torch.tensor([*delta.shape, B.shape[2], chunk, splits, delta_softplus, *strides])
+    return torch.tensor([*delta.shape, B.shape[2], chunk, splits, delta_softplus, zoh, *strides])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -51,12 +53,13 @@ def directional_scan(
         >>> directional_scan(u, u, -torch.ones(6, 4), B, B, order).shape
         torch.Size([1, 2, 3, 5])
     """
-    implementation = choose_scan(u, B, C, discretization, backend)
+    implementation = choose_scan(u, B, C, backend)
     if implementation is cpu.selective_scan:
         u_, delta_, A_, B_, C_ = (t.to(torch.float32) for t in (u, delta, A, B, C))
         D_, bias_ = (None if t is None else t.to(torch.float32) for t in (D, delta_bias))
         with without_autocast(u):
-            y, _ = cpu.scan_groups(u_, delta_, A_, B_, C_, D_, bias_, None, order, delta_softplus=delta_softplus)
+            setting: dict[str, Any] = {"delta_softplus": delta_softplus, "discretization": discretization}
+            y, _ = cpu.scan_groups(u_, delta_, A_, B_, C_, D_, bias_, None, order, **setting)
         return y.to(u.dtype)
     u = u.expand(delta.shape)
     u_, delta_, B_, C_ = (
