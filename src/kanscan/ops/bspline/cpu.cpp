@@ -308,6 +308,34 @@ KANSCAN_EXPORT void KANSCAN_NAME(kanscan_kan_pack)(const float* base, const floa
     parallel(num_tiles(vectors), threads, body);
 }
 
+// From what `kan_weight_gradient` gives to the gradients of the three weights; scaler and its gradient may be null.
+KANSCAN_EXPORT void KANSCAN_NAME(kanscan_kan_unpack)(const float* gradient, int64_t outputs, int64_t padded,
+                                                      int64_t inputs, int64_t bases, const float* spline,
+                                                      const float* scaler, float* grad_base, float* grad_spline,
+                                                      float* grad_scaler, int64_t threads) {
+    constexpr int64_t BLOCK = 16;  // outputs whose numbers lie in one line of the cache
+    auto body = [&](int64_t task) {
+        const int64_t end = (task + 1) * BLOCK < outputs ? (task + 1) * BLOCK : outputs;
+        for (int64_t i = 0; i < inputs; i++) {
+            const float* from = gradient + i * (1 + bases) * padded;
+            for (int64_t o = task * BLOCK; o < end; o++) {
+                const int64_t edge = o * inputs + i;
+                const float* weights = spline + edge * bases;
+                const float scale = scaler ? scaler[edge] : 1.0f;
+                float sum = 0, *to = grad_spline + edge * bases;
+                for (int64_t m = 0; m < bases; m++) {
+                    const float through = from[(1 + m) * padded + o];
+                    sum += through * weights[m];
+                    to[m] = through * scale;
+                }
+                grad_base[edge] = from[o];
+                if (grad_scaler) grad_scaler[edge] = sum;
+            }
+        }
+    };
+    parallel((outputs + BLOCK - 1) / BLOCK, threads, body);
+}
+
 KANSCAN_EXPORT void KANSCAN_NAME(kanscan_kan_forward)(const float* x, int64_t rows, int64_t inputs,
                                                        const float* packed, int64_t outputs, int64_t num_intervals,
                                                        int64_t order, float low, float per_unit, float* y,

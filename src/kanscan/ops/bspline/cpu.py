@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kanscan.ops import native
 
@@ -47,14 +48,13 @@ def kan_linear(
     autocast = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if autocast else base_weight.dtype
     rows = x.reshape(-1, x.shape[-1])
-    y = _forward(rows, base_weight, spline_weight, spline_scaler, grid_size, spline_order, *map(float, grid_range))
+    weights = [t for t in (base_weight, spline_weight, spline_scaler) if t is not None]
+    apply = _Outright.apply if native.outright(x, *weights) else _forward
+    y = apply(rows, base_weight, spline_weight, spline_scaler, grid_size, spline_order, *map(float, grid_range))
     return y.to(dtype).view(*x.shape[:-1], base_weight.shape[0])
 
 
-@torch.library.custom_op(
-    "kanscan::kan_linear", mutates_args=(), device_types="cpu", schema=f"({_TENSORS}, {_GRID}) -> Tensor"
-)
-def _forward(
+def _apply_forward(
     x: Tensor,
     base_weight: Tensor,
     spline_weight: Tensor,
@@ -74,18 +74,21 @@ def _forward(
     return y if padded == outputs else y[:, :outputs].contiguous()
 
 
+_forward = torch.library.custom_op(
+    "kanscan::kan_linear",
+    _apply_forward,
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"({_TENSORS}, {_GRID}) -> Tensor",
+)
+
+
 @_forward.register_fake
 def _(x: Tensor, base_weight: Tensor, *_: object) -> Tensor:
     return x.new_empty((x.shape[0], base_weight.shape[0]), dtype=torch.float32)
 
 
-@torch.library.custom_op(
-    "kanscan::kan_linear_backward",
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"(Tensor grad_y, {_TENSORS}, {_GRID}, bool need_x, bool need_weights) -> (Tensor, Tensor, Tensor, Tensor)",
-)
-def _backward(
+def _apply_backward(
     grad_y: Tensor,
     x: Tensor,
     base_weight: Tensor,
@@ -111,16 +114,13 @@ def _backward(
         packed, padded = _packed(base_weight, spline_weight, spline_scaler)
         native.call("kan_input_gradient", rows, x.shape[0], inputs, packed, padded, *grid, grad, results[0])
     if need_weights:
-        joint = x.new_empty((inputs, 1 + grid_size + spline_order, outputs + padding), dtype=torch.float32)
+        bases = grid_size + spline_order
+        joint = native.scratch((inputs, 1 + bases, outputs + padding))
         native.call("kan_weight_gradient", rows, x.shape[0], inputs, outputs + padding, *grid, grad, joint)
-        results[1].copy_(joint[:, 0, :outputs].t())
-        raw = joint[:, 1:, :outputs].permute(2, 0, 1)
-        if spline_scaler is None:
-            results[2].copy_(raw)
-        else:
-            raw = raw.contiguous()
-            torch.sum(raw * spline_weight, -1, out=results[3])
-            torch.mul(raw, spline_scaler.unsqueeze(-1), out=results[2])
+        scaler = None if spline_scaler is None else _plain(spline_scaler)
+        written = (*results[1:3], None if scaler is None else results[3])
+        sizes = (outputs, outputs + padding, inputs, bases)
+        native.call("kan_unpack", joint, *sizes, _plain(spline_weight), scaler, *written)
     return tuple(results)  # type: ignore[return-value]
 
 
@@ -136,6 +136,15 @@ def _gradient_shapes(
     nothing = torch.Size((0,))
     shapes = [x.shape if need_x else nothing]
     return shapes + [w.shape if need_weights and w is not None else nothing for w in weights]
+
+
+_backward = torch.library.custom_op(
+    "kanscan::kan_linear_backward",
+    _apply_backward,
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"(Tensor grad_y, {_TENSORS}, {_GRID}, bool need_x, bool need_weights) -> (Tensor, Tensor, Tensor, Tensor)",
+)
 
 
 @_backward.register_fake
@@ -162,15 +171,37 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradients(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-    tensors, needs = ctx.saved_tensors, ctx.needs_input_grad
-    grads = _backward(grad_y, *tensors, *ctx.grid, needs[0], any(needs[1:4]))
+    return _asked_for(ctx, _backward(grad_y, *ctx.saved_tensors, *ctx.grid, *_needs(ctx)))
+
+
+def _needs(ctx: Any) -> tuple[bool, bool]:
+    return ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:4])
+
+
+def _asked_for(ctx: Any, grads: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
     found = (
-        g.to(t.dtype) if need and t is not None else None for g, t, need in zip(grads, tensors, needs, strict=False)
+        g.to(t.dtype) if need and t is not None else None
+        for g, t, need in zip(grads, ctx.saved_tensors, ctx.needs_input_grad, strict=False)
     )
     return (*found, None, None, None, None)
 
 
 _forward.register_autograd(_gradients, setup_context=_keep)
+
+
+class _Outright(torch.autograd.Function):
+    """The same without the dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _keep(ctx, inputs, inputs[0])
+        return _apply_forward(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        arguments = (*ctx.saved_tensors, *ctx.grid, *_needs(ctx))
+        return _asked_for(ctx, _apply_backward(grads[0], *arguments))
 
 
 def _plain(t: Tensor) -> Tensor:
@@ -181,7 +212,7 @@ def _packed(base_weight: Tensor, spline_weight: Tensor, spline_scaler: Tensor | 
     """Return the weights in the order of the kernel, and the number of outputs rounded up to whole vectors."""
     outputs, inputs, bases = spline_weight.shape
     padded = outputs + -outputs % 16
-    packed = base_weight.new_empty(padded * inputs * (1 + bases), dtype=torch.float32)
+    packed = native.scratch((padded * inputs * (1 + bases),))
     scaler = None if spline_scaler is None else _plain(spline_scaler)
     weights = (_plain(base_weight), _plain(spline_weight), scaler)
     native.call("kan_pack", *weights, outputs, padded, inputs, bases, packed)

@@ -101,7 +101,7 @@ def _grouped(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
 
 def chunk_length(states: int) -> int:
     """Steps from one kept state to the next: what is kept is at most an eighth of the inputs for up to 16 states."""
-    return max(64, min(256, 2048 // max(states, 1)))
+    return max(64, min(512, 2048 // max(states, 1)))
 
 
 def _kept_shape(u: Tensor, B: Tensor, chunk: int) -> tuple[Any, ...]:
