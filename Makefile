@@ -4,10 +4,12 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 RUNS   ?= runs
+# Whoever edits a kernel gets it compiled again.
+KERNELS := setup.py $(wildcard src/kanscan/ops/*.h src/kanscan/ops/*.cpp src/kanscan/ops/*/*.cpp)
 
 .PHONY: install demo test lint format docs bench clean
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(KERNELS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,clinical,itk,tensorboard,dev]"
 	touch $(STAMP)
@@ -35,6 +37,8 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/ops.py
+	$(BIN)/python benchmarks/scan.py
+	$(BIN)/python benchmarks/twins.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -56,7 +56,7 @@ def kan(tokens: int, inputs: int, outputs: int) -> None:
 
 
 #: (batch, channels, height, width, outputs, groups)
-MAPS = [(2, 64, 128, 128, 64, 1), (2, 64, 128, 128, 64, 64)]
+MAPS = [(2, 64, 128, 128, 64, 1), (8, 64, 128, 128, 64, 1), (2, 64, 128, 128, 64, 64)]
 
 
 def kaonv(batch: int, channels: int, height: int, width: int, outputs: int, groups: int) -> None:
@@ -69,10 +69,12 @@ def kaonv(batch: int, channels: int, height: int, width: int, outputs: int, grou
     candidates = {
         "plain convolution": lambda: F.conv2d(x, u, **window),
         "SiLU and convolution": lambda: F.conv2d(F.silu(x), u, **window),
-        "kanscan factorized": lambda: ka_conv(x, u, v, backend="torch", **window),
+        "kanscan cpu": lambda: ka_conv(x, u, v, backend="cpu", **window),
+        "kanscan torch": lambda: ka_conv(x, u, v, backend="torch", **window),
     }
-    # Gigabytes of temporaries: one round, and not for the depth-wise layer, where it costs the same.
-    naive = {"unfold and naive bases": lambda: ka_conv(x, u, v, backend="reference", **window)} if groups == 1 else {}
+    # Gigabytes of temporaries: one round of the smallest work.
+    small = groups == 1 and batch == 2 and not allocator()
+    naive = {"unfold and naive bases": lambda: ka_conv(x, u, v, backend="reference", **window)} if small else {}
     work = f"KAonv 3x3 {batch}x{channels}x{height}x{width}->{outputs}" + (", depth-wise" if groups > 1 else "")
 
     def both_ways(runs: dict[str, Callable[[], torch.Tensor]]) -> dict[str, Callable[[], object]]:
@@ -94,8 +96,10 @@ if __name__ == "__main__":
         begin("kan_linear")
         for work in WORK:
             kan(*work)
-    if "ka_conv" in chosen and not allocator():
-        demand_green("tests/ops/test_kaconv.py")
+    if "ka_conv" in chosen:
+        if not allocator():
+            demand_green("tests/ops/test_kaconv.py", "tests/ops/test_native_ka_conv.py")
+        begin("ka_conv")
         for job in MAPS:
             kaonv(*job)
     if not allocator():

@@ -16,6 +16,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+MEASURED = [f"src/kanscan/{floor}" for floor in ("ops", "layers", "models")] + ["benchmarks/*.py", "setup.py"]
 
 
 def demand_green(*tests: str) -> None:
@@ -92,9 +93,10 @@ def processor() -> str:
 
 
 def commit() -> str:
-    """Return the short commit, marked if the tree has changes."""
-    run = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    return run.stdout.strip() or "unknown"
+    """Return the short commit, marked if what is measured, or measures, has changes."""
+    run = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *MEASURED], cwd=ROOT).returncode
+    return (run.stdout.strip() or "unknown") + ("-dirty" if changed else "")
 
 
 def record(name: str, work: str, results: dict[str, tuple[float, float, float]], floor: str) -> None:

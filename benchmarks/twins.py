@@ -1,0 +1,93 @@
+"""What splines cost a whole network: training steps of U-KAN and ALL U-KAN against their linear twin, 256 x 256.
+
+The twin has the same layers with plain convolutions and linear layers. Steps take turns in one process; memory is the
+growth of a fresh process that trains one network alone. `python benchmarks/twins.py [batch ...]`
+"""
+
+from __future__ import annotations
+
+import csv
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+
+import torch
+from protocol import RESULTS, again_with_tuned_allocator, allocator, begin, commit, interleave, processor
+
+from kanscan.models.all_ukan import AllUKAN
+from kanscan.models.ukan import UKAN
+
+NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
+    "linear twin": lambda: AllUKAN(token_layers="linear", convolutions="plain"),
+    "U-KAN": UKAN,
+    "ALL U-KAN": AllUKAN,
+}
+COLUMNS = ("work", "network", "ratio_to_twin", "median_ms", "min_ms", "max_ms", "step_growth_mib", "memory_ratio")
+FACTS = ("device", "threads", "torch", "commit")
+
+
+def step_of(name: str, batch: int) -> Callable[[], None]:
+    """Return a training step of a fresh network."""
+    torch.manual_seed(0)
+    model = NETWORKS[name]()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    images = torch.randn(batch, 3, 256, 256)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        torch.sigmoid(model(images)).mean().backward()
+        optimizer.step()
+
+    return step
+
+
+def growth_mib(name: str, batch: int) -> float:
+    """Return by how much a fresh process grows at most in two steps (Linux counts in KiB)."""
+    run = subprocess.run([sys.executable, __file__, "--one", name, str(batch)], capture_output=True, text=True)
+    if run.returncode:
+        sys.exit(f"{name} failed:\n{run.stderr[-2000:]}")
+    return float(run.stdout.splitlines()[-1])
+
+
+def one(name: str, batch: int) -> None:
+    """Print the growth of this process."""
+    # A small network first: what torch and its libraries load is not the step's.
+    tiny = AllUKAN.tiny()
+    tiny(torch.randn(2, 3, 32, 32)).sum().backward()
+    step = step_of(name, batch)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step()
+    step()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+
+
+def compare(batch: int) -> None:
+    """Measure all networks and append to the table."""
+    times = interleave({name: step_of(name, batch) for name in NETWORKS}, rounds=7 if batch < 4 else 3)
+    memory = {name: growth_mib(name, batch) for name in NETWORKS}
+    work = ", ".join(filter(None, (f"training step, 256 x 256, batch {batch}", allocator())))
+    path = RESULTS / "twins.csv"
+    fresh = not path.exists()
+    base, least = times["linear twin"][0], memory["linear twin"]
+    with path.open("a", newline="") as file:
+        table = csv.writer(file)
+        if fresh:
+            table.writerow(COLUMNS + FACTS)
+        for name, (median, low, high) in times.items():
+            milliseconds = [f"{value * 1e3:.1f}" for value in (median, low, high)]
+            row = [work, name, f"{median / base:.3f}", *milliseconds, f"{memory[name]:.0f}"]
+            table.writerow([*row, f"{memory[name] / least:.2f}", processor(), 1, torch.__version__, commit()])
+            print(*row, f"{memory[name] / least:.2f}", sep="\t", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if sys.argv[1:2] == ["--one"]:
+        one(sys.argv[2], int(sys.argv[3]))
+    else:
+        begin("twins")
+        for size in [int(word) for word in sys.argv[1:]] or [1, 8]:
+            compare(size)
+        if not allocator():
+            again_with_tuned_allocator()
