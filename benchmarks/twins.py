@@ -7,13 +7,12 @@ growth of a fresh process that trains one network alone. `python benchmarks/twin
 from __future__ import annotations
 
 import csv
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
 
 import torch
-from protocol import RESULTS, again_with_tuned_allocator, allocator, begin, commit, interleave, processor
+from protocol import RESULTS, again_with_tuned_allocator, allocator, begin, commit, interleave, peak_mib, processor
 
 from kanscan.models.all_ukan import AllUKAN
 from kanscan.models.ukan import UKAN
@@ -43,7 +42,7 @@ def step_of(name: str, batch: int) -> Callable[[], None]:
 
 
 def growth_mib(name: str, batch: int) -> float:
-    """Return by how much a fresh process grows at most in two steps (Linux counts in KiB)."""
+    """Return by how much a fresh process grows at most in two steps."""
     run = subprocess.run([sys.executable, __file__, "--one", name, str(batch)], capture_output=True, text=True)
     if run.returncode:
         sys.exit(f"{name} failed:\n{run.stderr[-2000:]}")
@@ -56,10 +55,7 @@ def one(name: str, batch: int) -> None:
     tiny = AllUKAN.tiny()
     tiny(torch.randn(2, 3, 32, 32)).sum().backward()
     step = step_of(name, batch)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step()
-    step()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+    print(peak_mib(lambda: (step(), step())))
 
 
 def compare(batch: int) -> None:
