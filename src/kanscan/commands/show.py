@@ -197,7 +197,7 @@ def _paper(name: str) -> Listing:
 
     paper = load_paper(name)
     rows = [
-        (c.table, c.dataset, c.method, c.metric, f"{c.value:g}" + (f" ± {c.sd:g}" if c.sd is not None else ""), c.unit)
+        (c.table, c.dataset, c.method, c.metric, _printed(c.value, c.sd), _figure(c.ours), c.state, c.unit)
         for c in paper.claims()
     ]
     notes = [f"{paper.title} ({paper.year}), {paper.url}", paper.citation]
@@ -214,7 +214,16 @@ def _paper(name: str) -> Listing:
         if paper.contradictions
         else []
     )
-    return Listing(paper.own_method, ("table", "setting", "method", "metric", "printed", "unit"), rows, tuple(notes))
+    columns = ("table", "setting", "method", "metric", "printed", "kanscan", "state", "unit")
+    return Listing(paper.own_method, columns, rows, tuple(notes))
+
+
+def _printed(value: float, sd: float | None) -> str:
+    return f"{value:g}" if sd is None else f"{value:g} ± {sd:g}"
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
 
 
 def _taken(names: list[str]) -> str:

@@ -30,6 +30,7 @@ class Claim(_Part):
         sd: Its printed standard deviation, if any.
         unit: "percent", "million", "gflops as printed", ...
         note: What the text or the code says against it.
+        ours: The same number here, where it was computed or trained; None where it was not tried.
     """
 
     paper: str
@@ -41,14 +42,35 @@ class Claim(_Part):
     sd: float | None = None
     unit: str = ""
     note: str = ""
+    ours: float | None = None
+
+    @property
+    def state(self) -> Literal["met", "differs", "not tried"]:
+        """How the number stands with us: met within half a percent, as few digits are printed."""
+        if self.ours is None:
+            return "not tried"
+        return "met" if abs(self.ours - self.value) <= 0.005 * abs(self.value) else "differs"
 
 
 class Row(_Part):
-    """One row of a printed table: metric -> value, or metric -> [value, standard deviation]."""
+    """One row of a printed table: metric -> value, or metric -> [value, standard deviation].
+
+    Attributes:
+        method: Name as printed.
+        dataset: Data set or setting.
+        values: What is printed.
+        model: The network here that is this row, a name of `create_model`; empty where there is none.
+        options: Its options.
+        ours: metric -> the same number here.
+        note: What the text or the code says against the row.
+    """
 
     method: str
     dataset: str = ""
     values: dict[str, float | tuple[float, float]]
+    model: str = ""
+    options: dict[str, Any] = Field(default_factory=dict)
+    ours: dict[str, float] = Field(default_factory=dict)
     note: str = ""
 
 
@@ -71,16 +93,6 @@ class Reading(_Part):
     option: str = ""
 
 
-class Result(_Part):
-    """How a claim stands with us."""
-
-    claim: str
-    recipe: str
-    state: Literal["met", "differs", "not yet tried"] = "not yet tried"
-    ours: float | None = None
-    why: str = ""
-
-
 class Paper(_Part):
     """One paper."""
 
@@ -97,7 +109,6 @@ class Paper(_Part):
     equations: dict[str, str] = Field(default_factory=dict)
     tables: dict[str, PrintedTable] = Field(default_factory=dict)
     readings: tuple[Reading, ...] = ()
-    results: tuple[Result, ...] = ()
     contradictions: tuple[str, ...] = ()
 
     def claims(self) -> list[Claim]:
@@ -113,6 +124,7 @@ class Paper(_Part):
                 sd=value[1] if isinstance(value, tuple) else None,
                 unit=table.units.get(metric, ""),
                 note=row.note or table.note,
+                ours=row.ours.get(metric),
             )
             for name, table in self.tables.items()
             for row in table.rows
