@@ -11,6 +11,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from kanscan.data.loader import EpochSampler
+from kanscan.models.lkm_unet import LKMUNet
+from kanscan.ops import native
 from kanscan.training.checkpoint import Files, best_row, is_finished, read_state, rows_of_state
 from kanscan.training.device import choose_device, device_text, training_memory_mib
 from kanscan.training.losses import BCEDiceLoss
@@ -273,3 +275,23 @@ def test_a_trial_step_takes_one_step():
     assert loss > 0
     assert seconds > 0
     assert not torch.equal(before, task.model.body[0].weight)
+
+
+def test_the_memory_of_a_scan_is_what_its_kernel_keeps_not_all_its_states():
+    model = LKMUNet(1, 3, spatial_dims=3, channels=(4, 8))
+    held: dict[int, tuple[int, torch.Tensor]] = {}
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def note(tensor):
+        place = tensor.untyped_storage()
+        if place.data_ptr() not in weights:
+            held[place.data_ptr()] = place.nbytes(), tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        output = model(torch.randn(1, 1, 16, 24, 16))
+    del output
+    really = sum(size for size, _ in held.values()) / 2**20
+    weighs = 4 * sum(4 * p.numel() for p in model.parameters()) / 2**20
+    factor = 1.1 if native.ABSENCE is None else 20
+    assert 0.9 * really < training_memory_mib(model, 1, (1, 16, 24, 16)) - weighs < factor * really
