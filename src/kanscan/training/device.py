@@ -9,9 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from kanscan.ops import native
 from kanscan.registry import unknown
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
@@ -85,14 +83,8 @@ def training_memory_mib(model: nn.Module, batch_size: int, image_shape: Sequence
         batch_size: Images in a batch.
         image_shape: Channels and spatial size of one image.
     """
-    # A processor without memory takes the compiled kernels; on "meta" a scan is counted with all its states.
-    device = "cpu" if native.ABSENCE is None else "meta"
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    shadow = deepcopy(model).to(device).train()
-    own: dict[str, Tensor] = {
-        name: fake.from_tensor(t) for name, t in (*shadow.named_parameters(), *shadow.named_buffers())
-    }
-    parameters = {t.untyped_storage()._cdata for t in own.values()}
+    shadow = deepcopy(model).to("meta").train()
+    parameters = {p.untyped_storage()._cdata for p in shadow.parameters()}
     saved: dict[int, int] = {}
     kept: list[Tensor] = []
 
@@ -104,11 +96,11 @@ def training_memory_mib(model: nn.Module, batch_size: int, image_shape: Sequence
         return tensor
 
     # Two images: batch norm refuses a single value.
-    with fake, torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         # A noise predictor takes the diffusion step too, and says so itself.
         example = getattr(shadow, "example_inputs", None)
-        inputs = example(image_shape[1:], 2) if example else (torch.empty(2, *image_shape, device=device),)
-        output = torch.func.functional_call(shadow, own, inputs)
+        inputs = example(image_shape[1:], 2) if example else (torch.empty(2, *image_shape, device="meta"),)
+        output = shadow(*inputs)
     del output
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     return (4 * weights + batch_size * sum(saved.values()) / 2) / 2**20

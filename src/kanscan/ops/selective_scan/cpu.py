@@ -18,7 +18,8 @@ def refusal(u: Tensor, B: Tensor, C: Tensor) -> str | None:
     """Return why the kernel cannot compute this call, or None if it can."""
     if native.ABSENCE is not None:
         return f"the compiled kernels are absent: {native.ABSENCE}"
-    if u.device.type != "cpu":
+    # Shapes alone take the same way, so that what a training would hold can be told beforehand.
+    if u.device.type not in ("cpu", "meta"):
         return f"the kernel computes on the processor, and the input is on {u.device.type}"
     if u.dtype == torch.float64:
         return "the kernel computes in float32, and float64 was asked for"
