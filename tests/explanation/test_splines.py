@@ -4,10 +4,14 @@ import pytest
 import torch
 from torch import nn
 
+from kanscan.explanation import moments
 from kanscan.explanation.formulas import fit_formula
 from kanscan.explanation.pruning import node_importance, prune, prune_curve, relative_importance
 from kanscan.explanation.splines import observe_splines
+from kanscan.layers.as_coded_spline import AsCodedKANLinear
 from kanscan.layers.kan import KANLinear
+from kanscan.layers.kan_conv import KAConv, KANConv, SharedKANLinear
+from kanscan.models import MODELS
 
 
 def layer(width: int = 3, outputs: int = 2) -> KANLinear:
@@ -118,3 +122,129 @@ def test_prune_curve_counts_edges() -> None:
     curve = prune_curve(model, seen, (0.0, 0.25, 1.0), lambda m: float((m.base_weight != 0).sum()))
     assert [(p.num_edges, p.score) for p in curve] == [(16, 16.0), (12, 12.0), (0, 0.0)]
     assert node_importance(seen)[""].shape == (4,)
+
+
+def seen_by_hand(kan: nn.Module, values: torch.Tensor, output: int, place: int) -> tuple[float, float]:
+    """Deviation of a function over values, and the share of its variance that is not straight."""
+    (seen,) = observe_splines(kan, [values])
+    source = int(seen.sources[output, place])
+    rows = values.transpose(0, 1).flatten(1).double()[source]
+    y = seen.curve(output, place, rows)
+    line = torch.stack([rows, torch.ones_like(rows)], 1)
+    rest = y - line @ torch.linalg.lstsq(line, y[:, None]).solution[:, 0]
+    return float(y.std(unbiased=False)), float(rest.square().mean() / y.var(unbiased=False))
+
+
+def test_edges_of_a_convolution_belong_to_a_channel_and_a_tap() -> None:
+    torch.manual_seed(0)
+    conv = KANConv(4, 6, (2, 3), groups=2, noise_scale=2.0)
+    x = torch.randn(3, 4, 7, 9)
+    (seen,) = observe_splines(conv, [x])
+    assert seen.importance.shape == (6, 2 * 6)
+    assert seen.sources[0].tolist() == [0] * 6 + [1] * 6
+    assert seen.sources[3].tolist() == [2] * 6 + [3] * 6
+    assert seen.reads(4, 7) == "3 (0, 1)"
+    for output, place in ((0, 0), (4, 7), (5, 11)):
+        deviation, bent = seen_by_hand(conv, x, output, place)
+        assert float(seen.importance[output, place]) == pytest.approx(deviation, rel=1e-6)
+        assert float(seen.nonlinearity[output, place]) == pytest.approx(bent, abs=1e-6)
+    # The edges of an output, each at its own tap, add up to it.
+    windows = torch.nn.functional.unfold(x[:1, 2:], (2, 3))[0]
+    total = sum(seen.curve(4, i, windows[i]) for i in range(12))
+    torch.testing.assert_close(total.float(), conv(x[:1])[0, 4].detach().flatten(), atol=1e-4, rtol=1e-4)
+
+
+def shared_layer(kind: str) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    if kind == "linear":
+        return SharedKANLinear(5, 3, input_weight=True, noise_scale=9.0), torch.randn(4, 20, 5) * 0.7
+    groups = {"conv": 1, "groups": 2, "depthwise": 4}[kind]
+    layer = KAConv(4, 4, 3, padding=1, stride=2, groups=groups, input_weight=True, noise_scale=9.0)
+    return layer, torch.randn(4, 4, 8, 10) * 0.7
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv", "groups", "depthwise"])
+def test_a_shared_spline_is_as_large_as_what_it_adds_to_its_output(kind: str) -> None:
+    layer, x = shared_layer(kind)
+    with torch.no_grad():
+        layer.input_weight.uniform_(0.5, 1.5)
+    (seen,) = observe_splines(nn.Sequential(layer), x.split(2))
+    assert seen.shared
+    assert seen.importance.shape == (layer.spline_weight.shape[0], 1)
+    whole = layer(x).detach()
+    with torch.no_grad():
+        layer.spline_weight.zero_()
+    silu = layer(x).detach()
+    axes = (0, 1) if kind == "linear" else (0, 2, 3)
+    torch.testing.assert_close(
+        seen.importance[:, 0].float(), (whole - silu).std(axes, unbiased=False), rtol=1e-3, atol=1e-6
+    )
+    torch.testing.assert_close(seen.other_variance.float(), silu.var(axes, unbiased=False), rtol=1e-3, atol=1e-6)
+    expected = seen.importance.square() / (seen.importance.square() + seen.other_variance[:, None])
+    torch.testing.assert_close(relative_importance(seen), expected)
+
+
+def test_a_shared_spline_meets_the_inputs_of_its_group() -> None:
+    layer, x = shared_layer("groups")
+    (seen,) = observe_splines(layer, [x])
+    assert seen.sources[:, 0].tolist() == [0, 0, 1, 1]
+    outside = [float((x[:, part].abs() > 1).double().mean()) for part in (slice(0, 2), slice(2, 4))]
+    assert seen.share_outside.tolist() == pytest.approx(outside)
+    assert seen.reads(3, 0) == "group 1"
+    # Without SiLU: at 3 every spline is zero, and so is the function.
+    assert float(seen.curve(0, 0, torch.tensor(3.0))) == 0
+    assert fit_formula(seen, 2, 0).edge == (2, 0)
+
+
+def test_functions_as_coded_are_evaluated_as_coded_and_never_end() -> None:
+    torch.manual_seed(0)
+    kan = AsCodedKANLinear(3, 2)
+    x = torch.tensor([[0.3, -0.7, 5.0]])
+    (seen,) = observe_splines(kan, [x])
+    assert seen.share_outside.tolist() == [0, 0, 1]
+    assert seen.share_beyond.tolist() == [0, 0, 0]
+    total = sum(seen.curve(1, i, x[0, i]) for i in range(3))
+    assert float(total) == pytest.approx(float(kan(x).detach()[0, 1]), rel=1e-4)
+
+
+def test_pruning_takes_shared_splines_as_a_whole_and_leaves_silu() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(KAConv(3, 4, 3, padding=1, noise_scale=9.0), KANConv(4, 2, 1, noise_scale=9.0))
+    x = torch.randn(2, 3, 8, 8)
+    seen = observe_splines(model, [x])
+    assert sum(layer.importance.numel() for layer in seen) == 4 + 8
+    bare = prune(model, seen, 1.0)
+    assert bare[0].spline_weight.abs().max() == 0
+    assert torch.equal(bare[0].base_weight, model[0].base_weight)
+    assert bare[1].base_weight.abs().max() == 0
+    half = prune(model, seen, 0.5)
+    gone = int((half[0].spline_weight == 0).all(1).sum()) + int((half[1].base_weight == 0).sum())
+    assert gone == 6
+
+
+def test_many_values_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments, "MOST_VALUES", 100)
+    x = torch.rand(5, 100, 3)
+    (seen,) = observe_splines(layer(), [x])
+    assert seen.num_inputs == 34
+    assert seen.histogram.sum(1).tolist() == [34.0] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "layers"),
+    [
+        ("all_ukan", {}, 43),
+        ("all_ukan", {"token_layers": "kan", "convolutions": "kan", "spline_gradient": True}, 43),
+        ("all_ukan", {"token_layers": "kan", "convolutions": "plain"}, 12),
+        ("km_unet", {}, 12),
+        ("vmkla_unet", {"spline_basis": "as_coded"}, 8),
+        ("vmkla_unet", {}, 8),
+    ],
+)
+def test_every_spline_layer_of_every_network_is_found_and_judged(name: str, options: dict, layers: int) -> None:
+    torch.manual_seed(0)
+    model = MODELS[name].tiny(**options).eval()
+    seen = observe_splines(model, [torch.rand(1, 3, 64, 96)])
+    assert len(seen) == layers
+    assert all(bool(torch.isfinite(s.importance).all()) for s in seen)
+    assert all(float(s.importance.max()) > 0 for s in seen)

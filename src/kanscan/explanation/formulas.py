@@ -1,4 +1,4 @@
-"""Formulas for learned edges: a small library of functions fitted to a spline where the data lies."""
+"""Formulas for learned functions: a small library of functions fitted to a spline where the data lies."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ _SHIFTS = torch.linspace(-3.0, 3.0, 25, dtype=torch.float64)
 
 @dataclass(frozen=True)
 class Formula:
-    """y = a f(b x + c) + d, fitted to an edge.
+    """y = a f(b x + c) + d, fitted to a learned function.
 
     Attributes:
-        edge: (output, input).
+        edge: (output, place), see `kanscan.explanation.splines.SplineLayer`.
         shape: Name in the library.
         a: Outer scale.
         b: Inner scale.
         c: Inner shift.
         d: Outer shift.
-        r_squared: Share of the edge's variance over the data that the formula explains; 1 is exact.
+        r_squared: Share of the function's variance over the data that the formula explains; 1 is exact.
     """
 
     edge: tuple[int, int]
@@ -103,23 +103,24 @@ def _line(slope: float, of: str, shift: float, *, bare: bool = True) -> str:
 _SHAPES = {shape.name: shape for shape in LIBRARY}
 
 
-def fit_formula(layer: SplineLayer, output: int, input: int, *, penalty: float = COMPLEXITY_PENALTY) -> Formula:
-    """Find the simplest formula that says what an edge does to the inputs it meets.
+def fit_formula(layer: SplineLayer, output: int, place: int, *, penalty: float = COMPLEXITY_PENALTY) -> Formula:
+    """Find the simplest formula that says what a learned function does to the inputs it meets.
 
-    The edge is compared at the middles of the histogram's bins, each weighted by how many inputs fell into it. For
-    every function of the library the inner line is searched on a grid and refined, the outer line follows by least
+    The function is compared at the middles of the histogram's bins, each weighted by how many inputs fell into it. For
+    every entry of the library the inner line is searched on a grid and refined, the outer line follows by least
     squares; the formula with the greatest R² minus `penalty` times complexity wins.
 
     Args:
         layer: An observed layer.
-        output: Output feature of the edge.
-        input: Input feature of the edge.
+        output: Output that the function adds to.
+        place: Its place among the functions of that output: the input, where every edge has one.
         penalty: R² a formula must gain for each unit of complexity.
     """
     x = (layer.bin_edges[1:] + layer.bin_edges[:-1]) / 2
-    weight = layer.histogram[input] / layer.histogram[input].sum()
-    y = layer.curve(output, input, x)
-    candidates = [_fit(shape, x, y, weight, (output, input)) for shape in LIBRARY]
+    counts = layer.distribution(output, place)
+    weight = counts / counts.sum()
+    y = layer.curve(output, place, x)
+    candidates = [_fit(shape, x, y, weight, (output, place)) for shape in LIBRARY]
     return max(candidates, key=lambda f: f.r_squared - penalty * _SHAPES[f.shape].complexity)
 
 
@@ -156,6 +157,6 @@ def _outer(f: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor
     spread, total = (weight * df**2).sum(-1), (weight * dy**2).sum(-1)
     a = torch.where(spread > 1e-18, (weight * df * dy).sum(-1) / spread.clamp_min(1e-18), 0.0)
     rest = (weight * (dy - a[:, None] * df) ** 2).sum(-1)
-    # A flat edge is explained by any constant.
+    # A flat function is explained by any constant.
     r_squared = torch.where(total > 1e-18, 1 - rest / total.clamp_min(1e-18), torch.ones_like(rest))
     return a, mean_y - a * mean_f, r_squared

@@ -1,16 +1,16 @@
-"""Removing the edges of KAN layers that real data hardly uses."""
+"""Removing the learned functions that real data hardly uses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from kanscan.explanation.splines import SplineLayer, kan_layers
+from kanscan.explanation.splines import SplineLayer, spline_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -20,8 +20,8 @@ class PrunePoint:
     """One point of a prune curve.
 
     Attributes:
-        share_removed: Share of all edges that were removed.
-        num_edges: Edges that are left.
+        share_removed: Share of all functions that were removed.
+        num_edges: Functions that are left: edges, or splines that all inputs of an output share.
         score: What the judge said of the pruned network.
     """
 
@@ -31,26 +31,36 @@ class PrunePoint:
 
 
 def node_importance(layers: Sequence[SplineLayer]) -> dict[str, Tensor]:
-    """Return `(in,)` for each layer: the root of the summed variances of the edges that leave each input feature."""
-    return {layer.name: layer.importance.square().sum(0).sqrt() for layer in layers}
+    """Return `(sources,)` for each layer: the root of the summed variances of the functions that read each source."""
+    found = {}
+    for layer in layers:
+        total = torch.zeros(layer.histogram.shape[0], dtype=torch.float64)
+        total.scatter_add_(0, layer.sources.flatten(), layer.importance.square().flatten())
+        found[layer.name] = total.sqrt()
+    return found
 
 
 def relative_importance(layer: SplineLayer) -> Tensor:
-    """Return `(out, in)`: the share of an output's variance that each edge brings, so that layers can be compared."""
+    """Return `(out, n)`: the share of an output's variance that each function brings, so that layers can be compared.
+
+    Beside a shared spline the SiLU part counts as the rest of the output.
+    """
     variance = layer.importance.square()
-    return variance / variance.sum(dim=1, keepdim=True).clamp_min(torch.finfo(variance.dtype).tiny)
+    total = variance.sum(dim=1, keepdim=True) + layer.other_variance[:, None]
+    return variance / total.clamp_min(torch.finfo(variance.dtype).tiny)
 
 
 def prune(model: Model, layers: Sequence[SplineLayer], share: float) -> Model:
-    """Copy a network without the least important edges of its KAN layers.
+    """Copy a network without the least important functions of its spline layers.
 
-    Edges are ranked over all layers by the share of their output's variance that they bring on the observed data. A
-    removed edge gives its mean to nobody: its weights are zero.
+    Functions are ranked over all layers by the share of their output's variance that they bring on the observed data. A
+    removed edge gives its mean to nobody: its weights are zero, those of SiLU too. Of a spline that the inputs of an
+    output share the coefficients are zero; SiLU, with its own weight for each input, stays.
 
     Args:
         model: The network that was observed; it is not changed.
         layers: Its description from `observe_splines`.
-        share: Share of all edges to remove, 0 to 1.
+        share: Share of all functions to remove, 0 to 1.
 
     Returns:
         The pruned copy.
@@ -61,7 +71,7 @@ def prune(model: Model, layers: Sequence[SplineLayer], share: float) -> Model:
     if not 0 <= share <= 1:
         raise ValueError(f"the share of edges to remove must be between 0 and 1, got {share}")
     pruned = deepcopy(model)
-    modules = kan_layers(pruned)
+    modules: dict[str, Any] = spline_layers(pruned)
     ranks = {layer.name: relative_importance(layer) for layer in layers}
     everything = torch.cat([rank.flatten() for rank in ranks.values()])
     removed = round(share * everything.numel())
@@ -71,18 +81,22 @@ def prune(model: Model, layers: Sequence[SplineLayer], share: float) -> Model:
     start = 0
     with torch.no_grad():
         for layer in layers:
-            rank, module = ranks[layer.name], modules[layer.name]
-            kept = keep[start : start + rank.numel()].view_as(rank).to(module.base_weight.device)
-            start += rank.numel()
-            module.base_weight.mul_(kept)
-            module.spline_weight.mul_(kept[..., None])
+            module, size = modules[layer.name], ranks[layer.name].numel()
+            kept = keep[start : start + size].to(module.base_weight.device)
+            start += size
+            if layer.shared:
+                module.spline_weight.mul_(kept[:, None])
+            else:
+                kept = kept.view_as(module.base_weight)
+                module.base_weight.mul_(kept)
+                module.spline_weight.mul_(kept[..., None])
     return pruned
 
 
 def prune_curve(
     model: Model, layers: Sequence[SplineLayer], shares: Sequence[float], judge: Callable[[Model], float]
 ) -> list[PrunePoint]:
-    """Judge a network after removing growing shares of its edges.
+    """Judge a network after removing growing shares of its learned functions.
 
     Args:
         model: The network that was observed.

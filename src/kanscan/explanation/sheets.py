@@ -33,46 +33,46 @@ def _figure(columns: int, rows: int, width: float = 2.5, height: float = 2.0) ->
 
 
 def spline_sheet(layer: SplineLayer, formulas: Mapping[tuple[int, int], Formula], count: int = 12) -> Figure:
-    """Draw the strongest edges of a layer over the distribution of the inputs they met.
+    """Draw the strongest functions of a layer over the distribution of the inputs they met.
 
     Args:
         layer: An observed layer.
-        formulas: Fitted formulas by (output, input); drawn dashed where there is one.
-        count: Number of edges.
+        formulas: Fitted formulas by (output, place); drawn dashed where there is one.
+        count: Number of functions.
     """
     edges = layer.strongest(count)
     columns = min(4, len(edges))
     figure, axes = _figure(columns, math.ceil(len(edges) / columns))
-    low, high = layer.grid_range
-    for axis, (output, input) in zip(axes.flat, edges, strict=False):
-        start, end = layer.span(input)
+    for axis, (output, place) in zip(axes.flat, edges, strict=False):
+        start, end = layer.span(output, place)
         inside = (layer.bin_edges >= start - 1e-9) & (layer.bin_edges <= end + 1e-9)
         edges_seen = layer.bin_edges[inside]
-        heights = (layer.histogram[input] / layer.histogram[input].max())[inside[:-1] & inside[1:]]
+        counts = layer.distribution(output, place)
+        heights = (counts / counts.max())[inside[:-1] & inside[1:]]
         # The distribution fills the lower half of the panel, in axes' own height.
         behind = axis.get_xaxis_transform()
         axis.stairs((0.45 * heights).numpy(), edges_seen.numpy(), fill=True, color=_DATA, transform=behind, zorder=0)
         x = torch.linspace(start, end, 200, dtype=torch.float64)
-        axis.set_xlim(float(x[0]), float(x[-1]))
-        axis.plot(x.numpy(), layer.curve(output, input, x).numpy(), color=_LINE, linewidth=1.6)
-        if (output, input) in formulas:
-            axis.plot(x.numpy(), formulas[output, input](x).numpy(), color=_OTHER, linewidth=1, linestyle="--")
+        axis.set_xlim(start, end)
+        axis.plot(x.numpy(), layer.curve(output, place, x).numpy(), color=_LINE, linewidth=1.6)
+        if (output, place) in formulas:
+            axis.plot(x.numpy(), formulas[output, place](x).numpy(), color=_OTHER, linewidth=1, linestyle="--")
         axis.autoscale(axis="y")
-        for end in (low, high):
+        for end in layer.grid.range:
             axis.axvline(end, color=_SOFT, linewidth=0.6, linestyle=":")
-        outside = 100 * float(layer.share_outside[input])
-        axis.set_title(f"{input} → {output}   {outside:.0f}% outside", fontsize=8, color=_SOFT)
+        outside = 100 * layer.outside(output, place)
+        axis.set_title(f"{layer.reads(output, place)} → {output}   {outside:.0f}% outside", fontsize=8, color=_SOFT)
     for axis in axes.flat[len(edges) :]:
         axis.set_visible(False)
     return figure
 
 
-def prune_figure(points: Sequence[PrunePoint], score_name: str) -> Figure:
-    """Draw a score against the share of edges removed."""
+def prune_figure(points: Sequence[PrunePoint], score_name: str, what: str = "edges") -> Figure:
+    """Draw a score against the share of functions removed; `what` is their name."""
     figure, axes = _figure(1, 1, 5.5, 3.0)
     axis = axes[0, 0]
     axis.plot([100 * p.share_removed for p in points], [p.score for p in points], color=_LINE, marker="o", markersize=4)
-    axis.set_xlabel("edges removed, %", fontsize=8)
+    axis.set_xlabel(f"{what} removed, %", fontsize=8)
     axis.set_ylabel(score_name, fontsize=8)
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.25)

@@ -14,99 +14,155 @@ from kanscan.explanation import sheets
 from kanscan.explanation.chapters.base import Chapter, Sample, batches
 from kanscan.explanation.formulas import Formula, fit_formula
 from kanscan.explanation.pruning import node_importance, prune_curve
-from kanscan.explanation.splines import SplineLayer, observe_splines
+from kanscan.explanation.splines import SplineLayer, observe_splines, spline_layers
 
-#: Edges drawn and given formulas in each layer.
+#: Functions drawn and given formulas in each layer.
 NUM_EDGES = 12
 PRUNE_SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
 
 def splines(model: nn.Module, samples: Sequence[Sample], device: torch.device) -> tuple[Chapter, list[SplineLayer]]:
-    """Show what every KAN layer learned, where the data lies.
+    """Show what every spline layer learned, where the data lies.
 
     Raises:
-        ValueError: The network has no KAN layer.
+        ValueError: The network has no spline layer.
     """
     layers = observe_splines(model, batches(samples, device))
     formulas = {
         layer.name: {edge: fit_formula(layer, *edge) for edge in layer.strongest(NUM_EDGES)} for layer in layers
     }
-    figures = []
-    for layer in layers:
-        share = layer.importance.square().flatten().sort(descending=True).values
-        first = float(share[:NUM_EDGES].sum() / share.sum().clamp_min(1e-30))
-        figures.append(
-            (
-                f"splines-{layer.name}",
-                sheets.spline_sheet(layer, formulas[layer.name], NUM_EDGES),
-                f"{layer.name}: the {NUM_EDGES} of {layer.importance.numel():,} edges (input → output) whose output "
-                f"varies most over {layer.num_inputs:,} tokens; together {100 * first:.1f}% of the variance of all "
-                "edges. Line: the edge. Dashed: fitted formula. Bars: inputs it met. Dotted: ends of the grid.",
-            )
-        )
-    rows = [
+    figures = [
         (
-            layer.name,
-            f"{layer.importance.shape[1]} → {layer.importance.shape[0]}",
-            f"{100 * float(layer.share_outside.mean()):.1f}",
-            f"{100 * float(layer.share_beyond.mean()):.1f}",
-            f"{layer.edge_nonlinearity:.3f}",
-            f"{float(layer.importance.median()):.3g}",
-            f"{float(layer.importance.max()):.3g}",
+            f"splines-{layer.name}",
+            sheets.spline_sheet(layer, formulas[layer.name], NUM_EDGES),
+            f"{_sheet_caption(layer)} Dashed: fitted formula. Bars: inputs it met. Dotted: ends of the grid.",
         )
         for layer in layers
     ]
-    columns = (
-        "layer",
-        "size",
-        "inputs outside the grid, %",
-        "beyond all splines, %",
-        "nonlinearity",
-        "median edge",
-        "strongest edge",
+    chapter = Chapter(
+        "splines",
+        "Learned splines",
+        _sentences(layers, len(samples), len(spline_layers(model))),
+        figures,
+        [(_COLUMNS, [_row(layer) for layer in layers], (2, 3, 4, 5, 6))],
+        _arrays(layers),
+        {"formulas.txt": _formula_text(layers, formulas), "formulas.tex": _formula_latex(layers, formulas)},
     )
+    return chapter, layers
+
+
+def what_is_learned(layers: Sequence[SplineLayer]) -> str:
+    """Name the functions of some layers: edges, or splines that the inputs of an output share."""
+    kinds = {"shared splines" if layer.shared else "edges" for layer in layers}
+    return " and ".join(sorted(kinds))
+
+
+def _sheet_caption(layer: SplineLayer) -> str:
+    share = layer.importance.square().flatten().sort(descending=True).values
+    first = 100 * float(share[:NUM_EDGES].sum() / share.sum().clamp_min(1e-30))
+    total, met = layer.importance.numel(), f"{layer.num_inputs:,}"
+    shown = f"the {NUM_EDGES} of {total:,}" if total > NUM_EDGES else f"the {total:,}"
+    if layer.shared:
+        return (
+            f"{layer.name}: {shown} shared splines (inputs → output) whose sum over the inputs of their output varies "
+            f"most; together {first:.1f}% of the variance of all. The SiLU part, with a weight for each input, is not "
+            f"drawn. Inputs are those of all that share the spline, {met} values. Line: the spline."
+        )
+    where = "input" if layer.taps in (None, (1, 1)) else "channel (row, column of the window)"
+    return (
+        f"{layer.name}: {shown} edges ({where} → output) whose output varies most over {met} tokens; together "
+        f"{first:.1f}% of the variance of all edges. Line: the edge."
+    )
+
+
+_COLUMNS = (
+    "layer",
+    "size",
+    "inputs outside the grid, %",
+    "beyond all splines, %",
+    "nonlinearity",
+    "median",
+    "strongest",
+    "functions",
+)
+
+
+def _row(layer: SplineLayer) -> tuple[str, ...]:
+    outputs, places = layer.importance.shape
+    kind = "shared by the inputs of an output" if layer.shared else "one for each edge"
+    if layer.grid.as_coded:
+        kind += ", as coded"
+    window = "" if layer.taps is None else f", window {layer.taps[0]} x {layer.taps[1]}"
+    size = f"{outputs:,} outputs{window}" if layer.shared else f"{places:,} → {outputs:,}{window}"
+    return (
+        layer.name,
+        size,
+        f"{100 * float(layer.share_outside.mean()):.1f}",
+        "-" if layer.grid.as_coded else f"{100 * float(layer.share_beyond.mean()):.1f}",
+        f"{layer.edge_nonlinearity:.3f}",
+        f"{float(layer.importance.median()):.3g}",
+        f"{float(layer.importance.max()):.3g}",
+        kind,
+    )
+
+
+def _sentences(layers: Sequence[SplineLayer], num_images: int, num_layers: int) -> list[str]:
+    text = [
+        f"Observed on {num_images} images. The size of a function (median and strongest of the layer) is the standard "
+        "deviation over the data of what it adds to its output. Nonlinearity is the share of the functions' variance "
+        "that a straight line through each of them cannot explain: 0 means that the layer is a linear one in effect.",
+        "Outside the grid splines fade out; beyond all splines only the SiLU part is left, and nothing learned by the "
+        "splines applies.",
+    ]
+    if any(layer.shared for layer in layers):
+        text.append(
+            "Where the inputs of an output share one spline, its size is that of its sum over them, and its inputs "
+            "are all of theirs together; SiLU has a weight for each input and is no part of what is drawn."
+        )
+    if any(layer.grid.as_coded for layer in layers):
+        text.append(
+            "The functions as coded by the released VMKLA-UNet are no B-splines: they jump at the knots and grow like "
+            "a cubic outside the grid instead of fading out."
+        )
+    if any(layer.taps is not None for layer in layers):
+        text.append("The zeros around a padded map are not counted among the inputs.")
+    if len(layers) < num_layers:
+        text.append(f"{num_layers - len(layers)} of {num_layers} spline layers are not used for these images.")
+    return text
+
+
+def _arrays(layers: Sequence[SplineLayer]) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     for layer in layers:
         arrays |= {
             f"{layer.name}/importance": layer.importance.numpy(),
             f"{layer.name}/nonlinearity": layer.nonlinearity.numpy(),
+            f"{layer.name}/sources": layer.sources.numpy(),
             f"{layer.name}/share_outside": layer.share_outside.numpy(),
             f"{layer.name}/histogram": layer.histogram.numpy(),
             f"{layer.name}/bin_edges": layer.bin_edges.numpy(),
             f"{layer.name}/node_importance": node_importance([layer])[layer.name].numpy(),
         }
-    chapter = Chapter(
-        "splines",
-        "Learned splines",
-        (
-            f"Observed on {len(samples)} images. The size of an edge is the standard deviation of its output over all "
-            "tokens. Nonlinearity is the share of the edges' variance that a straight line through each edge cannot "
-            "explain: 0 means that the layer is a linear one in effect.",
-            "Outside the grid splines fade out; beyond all splines only the SiLU part of an edge is left, and nothing "
-            "learned by the splines applies.",
-        ),
-        figures,
-        [(columns, rows, (2, 3, 4, 5, 6))],
-        arrays,
-        {"formulas.txt": _formula_text(formulas), "formulas.tex": _formula_latex(formulas)},
-    )
-    return chapter, layers
+    return arrays
 
 
-def _formula_text(formulas: Mapping[str, Mapping[tuple[int, int], Formula]]) -> str:
+def _formula_text(layers: Sequence[SplineLayer], formulas: Mapping[str, Mapping[tuple[int, int], Formula]]) -> str:
     lines = ["layer\tinput\toutput\tR2\tformula"]
-    for name, edges in formulas.items():
-        lines += [f"{name}\t{i}\t{o}\t{f.r_squared:.4f}\t{f.text}" for (o, i), f in edges.items()]
+    for layer in layers:
+        lines += [
+            f"{layer.name}\t{layer.reads(o, i)}\t{o}\t{f.r_squared:.4f}\t{f.text}"
+            for (o, i), f in formulas[layer.name].items()
+        ]
     return "\n".join(lines) + "\n"
 
 
-def _formula_latex(formulas: Mapping[str, Mapping[tuple[int, int], Formula]]) -> str:
+def _formula_latex(layers: Sequence[SplineLayer], formulas: Mapping[str, Mapping[tuple[int, int], Formula]]) -> str:
     lines = []
-    for name, edges in formulas.items():
-        lines.append(f"% {name}")
-        lines += [
-            rf"\phi_{{{o},{i}}}(x) = {f.latex} \qquad (R^2 = {f.r_squared:.3f}) \\" for (o, i), f in edges.items()
-        ]
+    for layer in layers:
+        lines.append(f"% {layer.name}")
+        for (o, i), f in formulas[layer.name].items():
+            index = f"{o}" if layer.shared else f"{o},{layer.reads(o, i)}"
+            lines.append(rf"\phi_{{{index}}}(x) = {f.latex} \qquad (R^2 = {f.r_squared:.3f}) \\")
     return "\n".join(lines) + "\n"
 
 
@@ -117,21 +173,27 @@ def pruning(
     score_name: str,
     num_cases: int,
 ) -> Chapter:
-    """Show how much of the KAN layers is needed."""
+    """Show how much of the spline layers is needed."""
     points = prune_curve(model, layers, PRUNE_SHARES, judge)
+    what = what_is_learned(layers)
     rows = [(f"{100 * p.share_removed:.0f}", f"{p.num_edges:,}", f"{p.score:.4f}") for p in points]
-    figure = sheets.prune_figure(points, score_name)
+    figure = sheets.prune_figure(points, score_name, what)
+    sentences = [
+        f"The {what} of all spline layers are ranked by the share of their output's variance that they bring on the "
+        f"observed images, and the least are set to zero without any further training. {score_name} of {num_cases} "
+        "cases. A curve that stays level says that the layers hold more than they need; everything else in the "
+        "network is untouched."
+    ]
+    if any(layer.shared for layer in layers):
+        sentences.append(
+            "A shared spline is removed as a whole, for all inputs of its output; the SiLU part of that output stays."
+        )
     return Chapter(
         "pruning",
         "Pruning",
-        (
-            "Edges are ranked over all KAN layers by the share of their output's variance that they bring on the "
-            f"observed images, and the least are set to zero without any further training. {score_name} of {num_cases} "
-            "cases. Curves that stay level say that the layers hold more edges than they need; the convolutions are "
-            "untouched.",
-        ),
-        [("pruning", figure, f"{score_name} against the share of edges removed, {num_cases} cases.")],
-        [(("edges removed, %", "edges left", score_name), rows, (0, 1, 2))],
+        sentences,
+        [("pruning", figure, f"{score_name} against the share of {what} removed, {num_cases} cases.")],
+        [((f"{what} removed, %", f"{what} left", score_name), rows, (0, 1, 2))],
         {
             "share_removed": np.array([p.share_removed for p in points]),
             "score": np.array([p.score for p in points]),
