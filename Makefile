@@ -11,7 +11,7 @@ KERNELS := setup.py $(wildcard src/kanscan/ops/*.h src/kanscan/ops/*.cpp src/kan
 
 $(STAMP): pyproject.toml constraints.txt $(KERNELS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,clinical,itk,tensorboard,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,clinical,itk,h5,tensorboard,dev]"
 	touch $(STAMP)
 
 install: $(STAMP)

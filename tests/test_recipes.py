@@ -1,5 +1,7 @@
 """Every recipe of the package: built without memory, and stepped once."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,26 +10,33 @@ from kanscan.build.volumes import options_of_volumes
 from kanscan.config import Recipe, load_recipe, recipe_names
 from kanscan.data import READERS
 from kanscan.data.fingerprint import STATISTICS, Fingerprint
-from kanscan.data.plan import make_plan
+from kanscan.data.plan import VolumePlan, make_plan
 from kanscan.models import create_model
 from kanscan.papers import find_claims
 
-PLAN = make_plan(Fingerprint(((1.0, 1.0, 1.0),) * 20, ((36, 50, 35),) * 20, 1.0, (dict.fromkeys(STATISTICS, 1.0),)), 3)
+HIPPOCAMPUS = Fingerprint(((1.0, 1.0, 1.0),) * 20, ((36, 50, 35),) * 20, 1.0, (dict.fromkeys(STATISTICS, 1.0),))
 
 
 def is_of_volumes(recipe: Recipe) -> bool:
     return recipe.name == "volumes" or (recipe.data.reader != "auto" and READERS[recipe.data.reader].spatial_dims == 3)
 
 
+def plan_of(recipe: Recipe) -> VolumePlan:
+    """Plan for the hippocampus, or what a recipe of volumes says itself."""
+    part = recipe.volume
+    plan = make_plan(HIPPOCAMPUS, 3, spacing_mm=part.spacing_mm, patch_size=part.patch_size, slices=part.slices)
+    return replace(plan, copies=recipe.data.channels or 1)
+
+
 def size_of(recipe: Recipe) -> tuple[int, ...]:
-    """The pictures' size, or the patch that a recipe of volumes plans for the hippocampus."""
-    return PLAN.network_size if is_of_volumes(recipe) else recipe.data.image_size
+    """The pictures' size, or the planned patch."""
+    return plan_of(recipe).network_size if is_of_volumes(recipe) else recipe.data.image_size
 
 
 def without_weights(recipe: Recipe):
     if is_of_volumes(recipe):
         with torch.device("meta"):
-            return create_model(recipe.model.name, **options_of_volumes(recipe, PLAN, 3))
+            return create_model(recipe.model.name, **options_of_volumes(recipe, plan_of(recipe), 3))
     num_classes = 3 if recipe.loss.name == "ce_dice" else 2
     options = network_options(recipe, 3, num_classes)
     with torch.device("meta"):

@@ -86,6 +86,7 @@ def plan_volumes(recipe: Recipe, source: Source, split: Split, plan: VolumePlan 
             normalization=part.normalization,
             slices=part.slices,
         )
+        plan = replace(plan, copies=_copies(recipe, plan.channels))
     plan = _fit_stride(recipe, plan, num_classes)
     options = options_of_volumes(recipe, plan, num_classes)
     torch.manual_seed(recipe.seed)
@@ -113,13 +114,23 @@ def options_of_volumes(recipe: Recipe, plan: VolumePlan, num_classes: int, *, si
     return complete_options(
         MODELS[part.name],
         model_options(part.name, part.preset, part.options),
-        channels=plan.channels,
+        channels=plan.network_channels,
         num_classes=num_classes,
         image_size=plan.network_size if sized else None,
         deep_supervision=recipe.loss.deep_supervision,
         spatial_dims=plan.spatial_dims,
         stages=(plan.strides, plan.kernel_sizes),
     )
+
+
+def _copies(recipe: Recipe, channels: int) -> int:
+    """Tell how often a lone channel is repeated: networks that start from weights for color pictures take three."""
+    wanted = recipe.data.channels
+    if wanted is None or wanted == channels:
+        return 1
+    if channels != 1:
+        raise ValueError(f"data.channels={wanted}, but the volumes have {channels} channels; leave it out")
+    return wanted
 
 
 def _fit_stride(recipe: Recipe, plan: VolumePlan, num_classes: int) -> VolumePlan:

@@ -24,6 +24,8 @@ class Case:
         frame: Page to take from multi-page files (a TIFF stack), counted from 0; None: the files hold one image.
         is_volume: The files are volumes (NIfTI, a folder of DICOM slices ...), not pictures.
         series: UID of the series to take from a folder of DICOM slices that holds several.
+        stacked: The image files are the slices of one volume, foot to head, and so are the label files.
+        unspaced: The files of a volume do not say how large a voxel is; distances are counted in voxels.
     """
 
     id: str
@@ -36,6 +38,8 @@ class Case:
     frame: int | None = None
     is_volume: bool = False
     series: str | None = None
+    stacked: bool = False
+    unspaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

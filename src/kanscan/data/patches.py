@@ -76,6 +76,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         image, label = cut(case, center, larger, axis)
         if how is not None:
             image, label = augment_patch(how, image, label, self.plan.network_size, int(random.integers(2**32)))
+        image = image.repeat(self.plan.copies, *[1] * label.ndim)
         return {"image": image, "label": label, "index": index, "id": case.id}
 
 
@@ -100,6 +101,7 @@ class WholeDataset(Dataset[dict[str, Any]]):
         index = key[1] if isinstance(key, tuple) else key
         case = self.cases[index]
         image, label = cut(case, middle_of_foreground(case), self.plan.patch_size, self.plan.slice_axis)
+        image = image.repeat(self.plan.copies, *[1] * label.ndim)
         return {"image": image, "label": label, "index": index, "id": case.id}
 
 

@@ -59,6 +59,7 @@ class VolumePlan:
         intensities: Statistics of each channel's labelled voxels, for "ct".
         nonzero_only: Take mean and deviation of "zscore" over voxels that are not 0, and leave those at 0.
         slice_axis: Axis along which volumes are cut into slices for a 2D network; None: a 3D network.
+        copies: How often a lone channel is given to a network that takes color.
         reasons: Key -> why.
     """
 
@@ -72,6 +73,7 @@ class VolumePlan:
     intensities: tuple[dict[str, float], ...]
     nonzero_only: bool = False
     slice_axis: int | None = None
+    copies: int = 1
     reasons: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -88,6 +90,11 @@ class VolumePlan:
     def channels(self) -> int:
         """Channels of a volume."""
         return len(self.normalization)
+
+    @property
+    def network_channels(self) -> int:
+        """Channels as the network sees them."""
+        return self.channels * self.copies
 
     def to_json(self) -> dict[str, Any]:
         """Give plain values."""
@@ -156,7 +163,7 @@ def make_plan(
         raise ValueError(unknown("volume.normalization", normalization, NORMALIZATIONS))
     reasons: dict[str, str] = {}
     target = _target_spacing(fingerprint, spacing_mm, reasons)
-    axis = _slice_axis(target, reasons) if slices else None
+    axis = _slice_axis(target, patch_size, reasons) if slices else None
     sizes = np.array(
         [
             [n * s / t for n, s, t in zip(shape, spacing, target, strict=True)]
@@ -213,7 +220,10 @@ def _target_spacing(
     return tuple(float(s) for s in target)  # type: ignore[return-value]
 
 
-def _slice_axis(target: Sequence[float], reasons: dict[str, str]) -> int:
+def _slice_axis(target: Sequence[float], patch: Sequence[int] | None, reasons: dict[str, str]) -> int:
+    if patch is not None and list(patch).count(1) == 1:
+        reasons["slice_axis"] = "the axis along which volume.patch_size is 1"
+        return list(patch).index(1)
     axis = int(np.argmax(target))
     reasons["slice_axis"] = (
         "slices lie across the coarsest axis" if target[axis] > min(target) else "equal spacing: axial slices"

@@ -12,7 +12,7 @@ from PIL import Image
 
 from kanscan.data.base import Case
 from kanscan.data.io import read_reduced
-from kanscan.data.volumes import read_volume
+from kanscan.data.volumes import read_case_volume, read_volume
 
 _SIDE = 24
 #: Correlation of thumbnails above which two pictures are taken for the same scene. Measured: in CVC-ClinicDB all 63
@@ -73,6 +73,8 @@ def case_signature(case: Case) -> Signature:
     """Read the signature of a case's first image; of volumes only equal ones are told, organs look alike anyway."""
     if not case.is_volume:
         return read_signature(case.images[0], frame=case.frame)
+    if case.stacked:
+        return volume_signature(read_case_volume(case).array)
     return volume_signature(read_volume(case.images[0], series=case.series).array)
 
 

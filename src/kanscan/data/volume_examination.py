@@ -10,7 +10,7 @@ from kanscan.data.base import Case, LabelMap
 from kanscan.data.examination import CaseFacts
 from kanscan.data.label_values import value_counts
 from kanscan.data.similarity import volume_signature
-from kanscan.data.volumes import Volume, axis_codes, check_grid, format_name, read_case_volume, read_stored_volume
+from kanscan.data.volumes import Volume, axis_codes, check_grid, format_name, read_case_volume, stored_labels
 
 
 def examine_volume(case: Case, label_map: LabelMap) -> CaseFacts:
@@ -48,8 +48,7 @@ def _label_facts(case: Case, label_map: LabelMap, image: Volume | None) -> dict[
 
     values: Counter[int] = Counter()
     modes = []
-    for path in case.labels:
-        stored = read_stored_volume(path)
+    for path, stored in zip(case.labels, stored_labels(case), strict=not case.stacked):
         values.update(value_counts(stored.array.astype(np.int64)))
         modes.append(f"{stored.array.dtype} {format_name(path)}")
         if image is not None:

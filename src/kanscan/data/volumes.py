@@ -6,12 +6,13 @@ import gzip
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kanscan.data.array_files import ARRAY_SUFFIXES, in_file_axes, read_array, stack_slices
 from kanscan.data.base import Case, LabelMap
 from kanscan.data.guests import nibabel_module
 from kanscan.files import atomic
@@ -79,17 +80,18 @@ def is_volume_file(path: Path) -> bool:
 def volume_name(path: Path) -> str:
     """Return a file's name without its ending, both parts of `.nii.gz` included; a folder's name as it is."""
     lower = path.name.lower()
-    ending = next((e for e in (*VOLUME_SUFFIXES, *_TIFF) if lower.endswith(e)), "")
+    ending = next((e for e in (*VOLUME_SUFFIXES, *_TIFF, *ARRAY_SUFFIXES) if lower.endswith(e)), "")
     return path.name[: len(path.name) - len(ending)] if ending else path.name
 
 
-def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
+def read_volume(path: str | Path, *, series: str | None = None, array_name: str = "image") -> Volume:
     """Read a volume.
 
     Args:
         path: `.nii`, `.nii.gz`, `.mha`, `.mhd`, `.nrrd`, `.nhdr`, `.tif` (pages are slices), a folder of DICOM slices
-            or one DICOM file.
+            or one DICOM file; `.npz` and HDF5, which hold bare arrays (slices first) and no place in the patient.
         series: Which series of a DICOM folder, by its UID, number or description; None: the only one.
+        array_name: Which array of an `.npz` or HDF5 file.
 
     Raises:
         FileNotFoundError: There is nothing at the path.
@@ -105,7 +107,11 @@ def read_volume(path: str | Path, *, series: str | None = None) -> Volume:
     if not path.exists():
         raise FileNotFoundError(f"no file at {path}")
     lower = path.name.lower()
-    if path.is_dir() or lower.endswith(".dcm") or not lower.endswith((*VOLUME_SUFFIXES, *_TIFF)):
+    if not path.is_dir() and lower.endswith(ARRAY_SUFFIXES):
+        with readable(path):
+            array, affine = in_file_axes(read_array(path, array_name))
+        header = None
+    elif path.is_dir() or lower.endswith(".dcm") or not lower.endswith((*VOLUME_SUFFIXES, *_TIFF)):
         from kanscan.data.dicom import read_dicom
 
         array, affine = read_dicom(path, series)
@@ -145,6 +151,8 @@ def format_name(path: Path) -> str:
         return "NIfTI"
     if lower.endswith(_TIFF):
         return "TIFF"
+    if lower.endswith(ARRAY_SUFFIXES):
+        return "npz" if lower.endswith(".npz") else "HDF5"
     return "MetaImage" if lower.endswith((".mha", ".mhd")) else "NRRD" if lower.endswith(_ITK) else "DICOM"
 
 
@@ -290,6 +298,8 @@ def read_case_volume(case: Case) -> Volume:
     Raises:
         ValueError: A file cannot be read, or the modalities lie in different grids.
     """
+    if case.stacked:
+        return _read_stack(case.images, "image")
     parts = [read_volume(path, series=case.series) for path in case.images]
     for part in parts[1:]:
         check_grid(parts[0], part)
@@ -299,13 +309,36 @@ def read_case_volume(case: Case) -> Volume:
     return Volume(np.concatenate(planes, axis=-1), parts[0].affine, parts[0].header, parts[0].source)
 
 
+def _read_stack(paths: Sequence[Path], array_name: str) -> Volume:
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"no file at {path}")
+    with readable(paths[0]):
+        array, affine = in_file_axes(stack_slices(paths, array_name))
+    return Volume(_checked(paths[0], array), affine, None, str(paths[0].parent / volume_name(paths[0])))
+
+
 def read_stored_volume(path: str | Path) -> Volume:
     """Read the whole numbers a label file stores, also where they are saved as floating point or scaled.
 
     Raises:
         ValueError: It has channels, or values that are no whole numbers.
     """
-    found = read_volume(path)
+    return _whole_numbers(read_volume(path, array_name="label"), path)
+
+
+def stored_labels(case: Case) -> list[Volume]:
+    """Read the whole numbers of each label map of a case; slices of one volume are one label map.
+
+    Raises:
+        ValueError: As `read_stored_volume`.
+    """
+    if case.stacked:
+        return [_whole_numbers(_read_stack(case.labels, "label"), case.labels[0])]
+    return [read_stored_volume(path) for path in case.labels]
+
+
+def _whole_numbers(found: Volume, path: str | Path) -> Volume:
     if found.array.ndim != 3:
         raise ValueError(f"{path} holds {found.channels} channels, expected one label map")
     if found.array.dtype.kind == "f":
@@ -330,7 +363,9 @@ def read_label_volume(case: Case, label_map: LabelMap) -> Volume:
 
     if not case.labels:
         raise ValueError(f"case {case.id!r} has no label file, only the image {case.images[0]}")
-    stored = [read_stored_volume(path) for path in case.labels]
+    stored = stored_labels(case)
+    if case.stacked:
+        case = replace(case, labels=case.labels[:1])
     for other in stored[1:]:
         check_grid(stored[0], other)
     # For pictures a third axis is color.

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from kanscan.data.array_files import is_array_file
 from kanscan.data.base import Case
 from kanscan.data.dicom import find_series
 from kanscan.data.grid import Arrangement
@@ -77,7 +78,7 @@ def find_volumes(inputs: Iterable[str | Path], channels: int = 1, series: str | 
             raise FileNotFoundError(f"no volume or folder at {path}")
         if path.is_dir():
             cases += _in_folder(path, channels, series)
-        elif is_volume_file(path) or path.suffix.lower() in (".tif", ".tiff"):
+        elif is_volume_file(path) or is_array_file(path) or path.suffix.lower() in (".tif", ".tiff"):
             cases.append(Case(_CHANNEL.sub("", volume_name(path)), (path,), is_volume=True))
         else:
             cases.append(Case(path.stem, (path,), is_volume=True, series=_only_series(path)))
@@ -100,7 +101,8 @@ def _only_series(path: Path) -> str:
 
 
 def _in_folder(folder: Path, channels: int, series: str | None) -> list[Case]:
-    files = sorted(p for p in folder.iterdir() if p.is_file() and is_volume_file(p))
+    inside = sorted(p for p in folder.iterdir() if p.is_file())
+    files = [p for p in inside if is_volume_file(p)] or [p for p in inside if is_array_file(p)]
     if files:
         return _by_channels(files, channels)
     cases = _dicom_cases(folder, folder, series)

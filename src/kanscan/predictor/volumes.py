@@ -67,10 +67,10 @@ class VolumePredictor:
         overlap: float = 0.5,
         memory_limit: int = MEMORY_LIMIT,
     ) -> None:
-        if model.spatial_dims != plan.spatial_dims or model.in_channels != plan.channels:
+        if model.spatial_dims != plan.spatial_dims or model.in_channels != plan.network_channels:
             raise ValueError(
                 f"the network takes {model.in_channels} channels of {model.spatial_dims}D images, the plan gives "
-                f"{plan.channels} of {plan.spatial_dims}D images"
+                f"{plan.network_channels} of {plan.spatial_dims}D images"
             )
         if len(class_names) != max(2, model.out_channels):
             raise ValueError(
@@ -113,6 +113,7 @@ class VolumePredictor:
         axis = self.plan.slice_axis
         if axis is not None:
             x = x.squeeze(axis + 2)
+        x = x.repeat(1, self.plan.copies, *[1] * (x.ndim - 2))
         dims = tuple(range(2, x.ndim))
         mirrored = [dims[:0]]
         if self.flips:

@@ -91,7 +91,7 @@ def report_run(
         >>> report = report_run(run, predictor(run), evaluation_cases(run), read_pair)  # doctest: +SKIP
     """
     recipe, label_map, names = run.recipe, found.source.label_map, tuple(serve.class_names)
-    spaced = all(case.is_volume or case.spacing_mm is not None for case in found.cases)
+    spaced = all(case.spacing_mm is not None or (case.is_volume and not case.unspaced) for case in found.cases)
     tolerance, tolerances = recipe.evaluation.nsd_tolerance, tolerances or recipe.evaluation.nsd_tolerances
     judged: list[Judged] = []
     seconds = 0.0

@@ -18,6 +18,7 @@ from kanscan.data.readers.kvasir import Kvasir
 from kanscan.data.readers.layout import check_folder, contents, home
 from kanscan.data.readers.ph2 import PH2
 from kanscan.data.readers.polyp import Polyp
+from kanscan.data.readers.sliced import ACDC, Synapse
 from kanscan.data.readers.table import Table
 from kanscan.data.readers.volumes import MSD, Dicom, NNUNet, Volumes
 from kanscan.registry import Registry, unknown
@@ -39,6 +40,8 @@ READERS: Registry[type[DatasetReader]] = Registry(
         "ph2": PH2,
         "isbi2012": ISBI2012,
         "polyp": Polyp,
+        "synapse": Synapse,
+        "acdc": ACDC,
         "volumes": Volumes,
         "prepared": Prepared,
         "folder": Folder,

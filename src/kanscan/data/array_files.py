@@ -1,0 +1,71 @@
+"""Bare arrays that others prepared: slices in `.npz`, volumes or slices in HDF5, each with "image" and "label"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ARRAY_SUFFIXES = (".npy.h5", ".h5", ".hdf5", ".npz")
+
+
+def is_array_file(path: Path) -> bool:
+    """Tell by its name whether a file holds arrays; hidden files do not."""
+    return path.name.lower().endswith(ARRAY_SUFFIXES) and not path.name.startswith(".")
+
+
+def read_array(path: Path, key: str = "image") -> np.ndarray:
+    """Read one array of a file: a slice `(H, W)` or a volume `(D, H, W)`.
+
+    Args:
+        path: `.npz` or HDF5.
+        key: Its name in the file.
+
+    Raises:
+        ValueError: There is no array of that name, or HDF5 cannot be read here.
+    """
+    if path.name.lower().endswith(".npz"):
+        with np.load(path, allow_pickle=False) as content:
+            return _named(path, key, content)
+    try:
+        import h5py
+    except ImportError:
+        raise ValueError(f"cannot read {path}: HDF5 needs h5py; install it with: pip install 'kanscan[h5]'") from None
+    with h5py.File(path, "r") as content:
+        return _named(path, key, content)
+
+
+def _named(path: Path, key: str, content: Any) -> np.ndarray:
+    if key not in content:
+        raise ValueError(f"cannot read {path}: it holds {', '.join(content) or 'nothing'}, expected an array {key!r}")
+    array = np.asarray(content[key])
+    if array.ndim not in (2, 3):
+        raise ValueError(f"cannot read {path}: expected a slice or a volume, got an array of shape {array.shape}")
+    return array
+
+
+def stack_slices(paths: Sequence[Path], key: str = "image") -> np.ndarray:
+    """Read the slices of a volume, foot to head: `(D, H, W)`.
+
+    Raises:
+        ValueError: A file holds no slice, or one of another size.
+    """
+    slices = [read_array(path, key) for path in paths]
+    for path, one in zip(paths, slices, strict=True):
+        if one.ndim != 2 or one.shape != slices[0].shape:
+            raise ValueError(
+                f"{path} holds an array of shape {one.shape}, the first slice {paths[0].name} one of {slices[0].shape}"
+            )
+    return np.stack(slices)
+
+
+def in_file_axes(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bring `(D, H, W)` to the axes of a volume `(I, J, K)`; nothing is known of its place: 1 mm, not turned.
+
+    Returns:
+        The array, and an affine under which D, H and W are the network's axes as they stand.
+    """
+    volume = array[None] if array.ndim == 2 else array
+    return np.transpose(volume, (2, 1, 0)), np.eye(4)
