@@ -6,6 +6,7 @@ from scipy import ndimage, stats
 
 from golden.figures import HERE, figures
 from kanscan.metrics import (
+    IGNORED,
     METRICS,
     adjust_p_values,
     batch_pooled_scores,
@@ -275,3 +276,17 @@ def test_false_discovery_rate():
     adjusted = adjust_p_values({"a": 0.01, "b": 0.04, "c": 0.9})
     assert adjusted == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.9})
     assert adjust_p_values({}) == {}
+
+
+def test_ignored_voxels_count_nowhere():
+    label = np.zeros((6, 8, 8), np.uint8)
+    label[2:5, 2:6, 2:6] = 1
+    prediction = label.copy()
+    prediction[:, :, :2] = 1
+    ignoring = label.copy()
+    ignoring[:, :, :2] = IGNORED
+    assert case_scores(prediction, label)[1]["dice"] < 0.8
+    scores = case_scores(prediction, ignoring, spacing_mm=(2, 1, 1))[1]
+    assert scores["dice"] == scores["accuracy"] == scores["nsd"] == 1
+    assert scores["hd95"] == scores["size_error"] == 0
+    assert confusion_matrix(prediction, ignoring).sum() == label.size - 6 * 8 * 2

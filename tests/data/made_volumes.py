@@ -46,6 +46,19 @@ def make_msd(root: Path, cases: int = 4, shape: tuple[int, int, int] = (12, 16, 
     return root
 
 
+def make_sparse(root: Path, cases: int = 1) -> Path:
+    """Write nnU-Net raw data of which every fourth slice is labelled; the others are to be ignored."""
+    for number in range(cases):
+        image, label = box((12, 16, 20), number)
+        label[:, :, [k for k in range(20) if k % 4]] = 3
+        write_nifti(root / "imagesTr" / f"c{number}_0000.nii.gz", image)
+        write_nifti(root / "labelsTr" / f"c{number}.nii.gz", label)
+    labels = {"background": 0, "front": 1, "back": 2, "ignore": 3}
+    content = {"channel_names": {"0": "MRI"}, "labels": labels, "numTraining": cases, "file_ending": ".nii.gz"}
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
 def write_series(folder: Path, array: np.ndarray, *, number: int = 1, names=None, tilt: float = 0.0, **tags) -> Path:
     """Write `(columns, rows, slices)` int16 as DICOM slices 2.5 mm apart, in an order of names that is not theirs."""
     from pydicom.dataset import Dataset, FileMetaDataset

@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from data.made_volumes import make_msd
+from data.made_volumes import make_msd, make_sparse
+from kanscan.data import make_reader
 from kanscan.data.fingerprint import take_fingerprint
-from kanscan.data.patches import PatchDataset, WholeDataset, cut
+from kanscan.data.patches import PatchDataset, WholeDataset, cut, draw_center
 from kanscan.data.plan import make_plan
 from kanscan.data.source import open_source
 from kanscan.data.volume_augmentation import VOLUME_AUGMENTATIONS, augment_patch
 from kanscan.data.volume_cache import cache_cases
+from kanscan.data.volume_examination import examine_volume
+from kanscan.data.volumes import read_volume_pair
+from kanscan.metrics import IGNORED
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +113,27 @@ def test_intensities_change_the_image_alone():
     assert torch.equal(kept, label)
     assert not torch.allclose(changed, image)
     assert torch.isfinite(changed).all()
+
+
+def test_ignored_voxels_stay_ignored_and_draw_no_patch(tmp_path):
+    root = make_sparse(tmp_path / "d")
+    reader = make_reader("auto", root)
+    cases = reader.cases(root)
+    fingerprint = take_fingerprint(cases, reader.label_map)
+    plan = make_plan(fingerprint, reader.label_map.num_classes, spacing_mm=(0.8, 1, 1), patch_size=(4, 4, 4))
+    (case,) = cache_cases(cases, plan, reader.label_map, tmp_path / "cache")
+    assert set(np.unique(case.label)) == {0, 1, 2, IGNORED}
+    assert set(case.places) == {1, 2}
+    assert (case.label[tuple(case.labelled.T)] != IGNORED).all()
+    assert np.mean(case.label == IGNORED) > 0.7
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        assert case.label[draw_center(case, plan.patch_size, random, False)] != IGNORED
+    # What nobody labelled says nothing about the intensities of organs.
+    image, label = read_volume_pair(cases[0], reader.label_map)
+    inside = image.array[(label == 1) | (label == 2)]
+    assert fingerprint.intensities[0]["min"] >= inside.min()
+    assert fingerprint.intensities[0]["mean"] == pytest.approx(inside.mean(), rel=0.1)
+    facts = examine_volume(cases[0], reader.label_map)
+    assert facts.errors == ()
+    assert len(facts.class_pixels) == 3

@@ -15,7 +15,7 @@ from kanscan.data.nnunet_plans import nnunet_plans, read_nnunet_plans
 from kanscan.data.plan import make_plan
 from kanscan.data.readers.volumes import label_map_from_json
 from kanscan.data.splits import make_split
-from kanscan.metrics import case_scores, read_tolerances, tolerance_of
+from kanscan.metrics import IGNORED, case_scores, read_tolerances, tolerance_of
 
 
 def make_nnunet(root: Path, channels: int = 2, **description) -> Path:
@@ -61,10 +61,12 @@ def test_ignored_voxels_and_regions(tmp_path):
     root = make_nnunet(tmp_path / "d", labels={"background": 0, "front": 1, "ignore": 2})
     reader = make_reader("auto", root)
     assert reader.label_map.names == ("background", "front")
-    assert reader.label_map.values == {0: 0, 1: 1, 2: 0}
+    assert reader.label_map.values == {0: 0, 1: 1, 2: IGNORED}
     assert "ignore" in reader.survey(root).notes[-1]
     with pytest.raises(ValueError, match="regions are not supported"):
         label_map_from_json({"background": 0, "whole": [1, 2]}, "dataset.json")
+    with pytest.raises(ValueError, match="a class besides background and ignore"):
+        label_map_from_json({"background": 0, "ignore": 1}, "dataset.json")
     with pytest.raises(ValueError, match="at least 2 classes"):
         label_map_from_json({"background": 0}, "dataset.json")
 

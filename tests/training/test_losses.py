@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from kanscan.metrics import IGNORED
 from kanscan.training.losses import (
     LOSSES,
     BCEDiceLoss,
     BCEDiceVMKLALoss,
     CEDiceLoss,
+    CEDiceNNUNetLoss,
     DeepSupervisionLoss,
     make_loss,
     resize_label,
@@ -18,6 +20,7 @@ from kanscan.training.losses import (
 )
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "u_kan"
+NNUNET = GOLDEN.parent / "nnunet" / "loss.npz"
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +96,7 @@ def test_auto_follows_the_number_of_logits():
     assert type(make_loss("auto", 1)) is BCEDiceLoss
     assert type(make_loss("auto", 3)) is CEDiceLoss
     assert make_loss("bce_dice_vmkla", 1).cross_entropy_weight == 1
-    assert set(LOSSES) == {"bce_dice", "bce_dice_vmkla", "ce_dice"}
+    assert set(LOSSES) == {"bce_dice", "bce_dice_vmkla", "ce_dice", "ce_dice_nnunet"}
 
 
 def test_what_cannot_be_trained_is_refused():
@@ -116,3 +119,46 @@ def test_deep_supervision_halves_the_weight_and_drops_the_last_scale():
     # The coarsest scale does not count.
     outputs[2] = torch.full_like(outputs[2], torch.nan)
     torch.testing.assert_close(DeepSupervisionLoss(single)(outputs, label), wanted)
+
+
+@pytest.mark.parametrize("kind", ["slices", "volumes"])
+def test_ce_dice_nnunet_gives_its_figures_at_every_scale(kind):
+    """Dice over the batch for slices and for each volume apart; nnU-Net's number lacks the 1 of 1 - Dice."""
+    golden = np.load(NNUNET)
+    outputs = [torch.from_numpy(golden[f"{kind}_logits{scale}"]).double() for scale in range(3)]
+    outputs[0].requires_grad_()
+    labels = [torch.from_numpy(golden[f"{kind}_label{scale}"]).long() for scale in range(3)]
+    for logits, label, wanted in zip(outputs, labels, golden[f"{kind}_losses"], strict=True):
+        assert CEDiceNNUNetLoss()(logits, label).item() - 1 == pytest.approx(wanted, abs=1e-6)
+    together = sum(w * CEDiceNNUNetLoss()(*pair) for w, *pair in zip(scale_weights(3), outputs, labels, strict=True))
+    assert together.item() - 1 == pytest.approx(float(golden[f"{kind}_loss"]), abs=1e-6)
+    together.backward()
+    np.testing.assert_allclose(outputs[0].grad.numpy(), golden[f"{kind}_gradient"], atol=1e-7)
+
+
+def test_one_logit_is_two_of_which_the_first_is_zero():
+    logits, label = torch.randn(2, 1, 6, 6), torch.randint(0, 2, (2, 6, 6))
+    two = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    torch.testing.assert_close(CEDiceNNUNetLoss()(logits, label), CEDiceNNUNetLoss()(two, label))
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("size", [(8, 6), (4, 8, 6)])
+def test_ignored_pixels_change_no_loss(name, size):
+    """What lies below them is unseen: other logits give the same loss, and no gradient reaches them."""
+    binary = name.startswith("bce")
+    logits = torch.randn(2, 1 if binary else 3, *size, dtype=torch.float64, requires_grad=True)
+    label = torch.randint(0, 2 if binary else 3, (2, *size))
+    label[..., :2] = IGNORED
+    loss = LOSSES[name]()(logits, label)
+    loss.backward()
+    assert not logits.grad[..., :2].any()
+    assert logits.grad[..., 2:].any()
+    other = logits.detach().clone()
+    other[..., :2] = 7
+    torch.testing.assert_close(LOSSES[name]()(other, label), loss)
+    # As if the picture ended there.
+    torch.testing.assert_close(LOSSES[name]()(logits[..., 2:], label[..., 2:]), loss)
+    assert LOSSES[name]()(logits, torch.full_like(label, IGNORED)).isfinite()
+    supervised = DeepSupervisionLoss(LOSSES[name]())([logits, logits[..., ::2]], label)
+    torch.testing.assert_close(supervised, loss)

@@ -308,7 +308,8 @@ def stored_values(label_map: dict[str, Any] | None, num_classes: int, values: st
         # Several stored values may stand for one class: the first listed serves.
         first: dict[int, int] = {}
         for value, index in label_map["values"].items():
-            first.setdefault(int(index), int(value))
+            if int(index) < num_classes:  # others mark pixels that nobody labelled
+                first.setdefault(int(index), int(value))
         if sorted(first) == list(range(num_classes)):
             return [first[index] for index in range(num_classes)]
     return [0, 255] if num_classes == 2 else list(range(num_classes))

@@ -50,8 +50,9 @@ class LabelMap:
         names: Class names; index 0 is the background.
         rule: "threshold" (grey > 127 of 255, bool True, or RGB likewise is class 1), "nonzero" (any non-zero value is
             class 1: instance labels), or "values" (each stored value is listed).
-        values: With "values": stored value -> class index. Values in between go to the nearest listed one if
-            `snap` is set, and are an error otherwise; values beyond the listed ones are an error always.
+        values: With "values": stored value -> class index, or `kanscan.metrics.IGNORED` for pixels that nobody
+            labelled. Values in between go to the nearest listed one if `snap` is set, and are an error otherwise;
+            values beyond the listed ones are an error always.
         snap: See `values`.
     """
 

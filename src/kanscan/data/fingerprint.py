@@ -11,6 +11,7 @@ import numpy as np
 from kanscan.data.base import Case, LabelMap
 from kanscan.data.grid import canonical, content_box
 from kanscan.data.volumes import read_volume_pair
+from kanscan.metrics import IGNORED
 
 #: Foreground voxels drawn over the whole data set for the statistics of intensity.
 _MOST_VOXELS = 10_000_000
@@ -94,7 +95,8 @@ def take_fingerprint(
         spacings.append(found.spacing_mm)
         shapes.append(tuple(cropped.shape[1:]))
         shares.append(cropped[0].size / found.image[0].size)
-        inside = found.image[:, found.arrangement.forward(label) > 0]
+        classes = found.arrangement.forward(label)
+        inside = found.image[:, (classes > 0) & (classes != IGNORED)]
         if inside.shape[1]:
             drawn.append(inside[:, random.randint(0, inside.shape[1], min(each, max(inside.shape[1], 1)))])
     if not drawn:

@@ -9,6 +9,7 @@ import numpy as np
 
 from kanscan.data.guests import nibabel_module
 from kanscan.data.volumes import Volume
+from kanscan.metrics import IGNORED
 
 #: A voxel this many times longer than wide is resampled in its plane first, and by nearest neighbors across.
 ANISOTROPY = 3.0
@@ -141,7 +142,7 @@ def resample_label(label: np.ndarray, shape: Triple, num_classes: int, *, coarse
     """Resample a label map: each class linearly, a voxel to the class that has half of it or more, as nnU-Net does.
 
     Args:
-        label: `(D, H, W)` class indices.
+        label: `(D, H, W)` class indices; ignored voxels are resampled like a class.
         shape: Wanted.
         num_classes: Background included.
         coarse: See `coarse_axis`.
@@ -152,7 +153,7 @@ def resample_label(label: np.ndarray, shape: Triple, num_classes: int, *, coarse
     if label.shape == tuple(shape):
         return label.astype(np.uint8)
     chosen = np.zeros(shape, np.uint8)
-    for index in range(1, num_classes):
+    for index in (*range(1, num_classes), IGNORED):
         inside = label == index
         if inside.any():
             chosen[_resample(inside.astype(np.float32), shape, coarse, 1) >= 0.5] = index

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from kanscan.data.base import Case, LabelMap
 from kanscan.files import atomic
+from kanscan.metrics import IGNORED
 
 #: File endings that are taken for pictures.
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm", ".npy"})
@@ -118,7 +119,7 @@ def merge_labels(case: Case, stored: Sequence[np.ndarray], label_map: LabelMap) 
         else:
             merged = np.maximum(merged, label)
     assert merged is not None
-    if merged.max(initial=0) >= label_map.num_classes:
+    if merged.max(initial=0, where=merged != IGNORED) >= label_map.num_classes:
         raise ValueError(
             f"case {case.id!r} has label files for {len(case.labels)} classes, "
             f"the label map names {label_map.num_classes - 1} besides the background"
@@ -206,7 +207,8 @@ def _fills_area(stored: np.ndarray, value: float) -> bool:
 
 
 def _map_text(label_map: LabelMap) -> str:
-    parts = (f"{value} = {label_map.names[index]}" for value, index in sorted(label_map.values.items()))
+    names = dict(enumerate(label_map.names)) | {IGNORED: "ignored"}
+    parts = (f"{value} = {names[index]}" for value, index in sorted(label_map.values.items()))
     return "{" + ", ".join(parts) + "}"
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from kanscan.data.base import Case, LabelMap
 from kanscan.data.io import LABEL_NOISE, read_stored_label
+from kanscan.metrics import IGNORED
 
 #: Largest value that is taken for a class index as it stands.
 _LARGEST_INDEX = 31
@@ -190,5 +191,6 @@ def values_text(label_map: LabelMap) -> str:
         return f"above the middle (0/1 or 0/255) = {label_map.names[1]}"
     if label_map.rule == "nonzero":
         return f"any value but 0 = {label_map.names[1]}"
-    listed = ", ".join(f"{value} = {label_map.names[k]}" for value, k in sorted(label_map.values.items()))
+    names = dict(enumerate(label_map.names)) | {IGNORED: "ignored"}
+    listed = ", ".join(f"{value} = {names[k]}" for value, k in sorted(label_map.values.items()))
     return listed + (", others to the nearest" if label_map.snap else "")

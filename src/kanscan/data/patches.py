@@ -108,11 +108,16 @@ class WholeDataset(Dataset[dict[str, Any]]):
 def draw_center(
     case: CachedCase, size: Sequence[int], random: np.random.Generator, centered: bool
 ) -> tuple[int, int, int]:
-    """Draw the middle voxel of a patch: on foreground, or anywhere such that the patch stays inside where it can."""
+    """Draw the middle voxel of a patch: on foreground, or anywhere such that the patch stays inside where it can.
+
+    Where voxels are ignored, "anywhere" is a voxel that somebody labelled: a patch without any teaches nothing.
+    """
     if centered and case.places:
         index = sorted(case.places)[int(random.integers(len(case.places)))]
         found = case.places[index]
         return tuple(int(v) for v in found[int(random.integers(len(found)))])  # type: ignore[return-value]
+    if case.labelled is not None and len(case.labelled):
+        return tuple(int(v) for v in case.labelled[int(random.integers(len(case.labelled)))])  # type: ignore[return-value]
     center = []
     for have, want in zip(case.label.shape, size, strict=True):
         low, high = want // 2, have - (want - want // 2)

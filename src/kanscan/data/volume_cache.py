@@ -16,9 +16,10 @@ from kanscan.data.plan import VolumePlan
 from kanscan.data.preparation import prepare_label, prepare_volume
 from kanscan.data.volumes import read_volume_pair
 from kanscan.files import atomic
+from kanscan.metrics import IGNORED
 
 #: Raised when preparation computes something else, so that older files are made anew.
-_VERSION = 1
+_VERSION = 2
 #: Places kept of each class of a case, to draw patches around.
 _MOST_PLACES = 10_000
 
@@ -31,13 +32,15 @@ class CachedCase:
         id: The case.
         image: `(C, D, H, W)` float32.
         label: `(D, H, W)` uint8.
-        places: Class -> `(N, 3)` voxels of it.
+        places: Foreground class -> `(N, 3)` voxels of it.
+        labelled: `(N, 3)` voxels that somebody labelled, where others are ignored; None where all of them are.
     """
 
     id: str
     image: np.ndarray
     label: np.ndarray
     places: dict[int, np.ndarray]
+    labelled: np.ndarray | None = None
 
 
 def default_folder() -> Path:
@@ -90,15 +93,23 @@ def _cached(case: Case, plan: VolumePlan, label_map: LabelMap, folder: Path) -> 
     image_map, label_map_ = (np.load(path, mmap_mode="r") for path in paths[:2])
     places = np.load(paths[2])
     by_class = {int(k): places[places[:, 0] == k][:, 1:].astype(np.int64) for k in np.unique(places[:, 0])}
-    return CachedCase(case.id, image_map, label_map_, by_class)
+    labelled = by_class.pop(0, None)
+    return CachedCase(case.id, image_map, label_map_, by_class, labelled)
 
 
 def _places(label: np.ndarray) -> np.ndarray:
-    """List voxels of each foreground class as rows (class, d, h, w), at most `_MOST_PLACES` a class."""
+    """List voxels of each foreground class as rows (class, d, h, w), at most `_MOST_PLACES` a class.
+
+    Where voxels are ignored, those that are not are listed as class 0.
+    """
     random = np.random.RandomState(1234)
+    ignored = label == IGNORED
+    masks = {int(index): label == index for index in np.unique(label[(label > 0) & ~ignored])}
+    if ignored.any():
+        masks[0] = ~ignored
     rows = []
-    for index in np.unique(label[label > 0]):
-        found = np.argwhere(label == index)
+    for index, mask in masks.items():
+        found = np.argwhere(mask)
         if len(found) > _MOST_PLACES:
             found = found[np.sort(random.choice(len(found), _MOST_PLACES, replace=False))]
         rows.append(np.insert(found, 0, index, axis=1))

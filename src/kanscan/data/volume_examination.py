@@ -11,6 +11,7 @@ from kanscan.data.examination import CaseFacts
 from kanscan.data.label_values import value_counts
 from kanscan.data.similarity import volume_signature
 from kanscan.data.volumes import Volume, axis_codes, check_grid, format_name, read_case_volume, stored_labels
+from kanscan.metrics import IGNORED
 
 
 def examine_volume(case: Case, label_map: LabelMap) -> CaseFacts:
@@ -53,9 +54,10 @@ def _label_facts(case: Case, label_map: LabelMap, image: Volume | None) -> dict[
         modes.append(f"{stored.array.dtype} {format_name(path)}")
         if image is not None:
             check_grid(image, stored)
-    label = read_label_volume(case, label_map)
+    label = read_label_volume(case, label_map).array
+    counts = np.bincount(label[label != IGNORED], minlength=label_map.num_classes)
     return {
         "label_modes": tuple(modes),
         "stored": values,
-        "class_pixels": tuple(np.bincount(label.array.ravel(), minlength=label_map.num_classes).tolist()),
+        "class_pixels": tuple(counts.tolist()),
     }

@@ -3,6 +3,7 @@
 from kanscan.metrics.pooled import batch_pooled_scores, pixel_pooled_scores
 from kanscan.metrics.scores import (
     EMPTY_RULE,
+    IGNORED,
     METRICS,
     Confusion,
     Metric,
@@ -23,6 +24,7 @@ from kanscan.metrics.tolerances import TOLERANCES_MM, read_tolerances, tolerance
 
 __all__ = [
     "EMPTY_RULE",
+    "IGNORED",
     "METRICS",
     "TOLERANCES_MM",
     "Confusion",

@@ -56,6 +56,10 @@ METRICS: dict[str, Metric] = {
     "relative_size_error": Metric("Rel. size error", "zero", "", "size error divided by the reference size"),
 }
 
+#: Class index of pixels that nobody labelled: they count nowhere, whatever is predicted there. Not 255, which is the
+#: foreground of many a mask.
+IGNORED = 254
+
 Confusion = NDArray[np.int64]
 
 
@@ -64,7 +68,7 @@ def confusion_matrix(prediction: ArrayLike, label: ArrayLike, num_classes: int =
 
     Args:
         prediction: Integer or boolean map of any shape.
-        label: Reference of the same shape.
+        label: Reference of the same shape; pixels that are `IGNORED` are not counted.
         num_classes: Background included.
 
     Returns:
@@ -78,15 +82,17 @@ def confusion_matrix(prediction: ArrayLike, label: ArrayLike, num_classes: int =
         array([[1, 1],
                [0, 1]])
     """
-    prediction, label = np.asarray(prediction), np.asarray(label)
-    if prediction.shape != label.shape:
+    predicted, wanted = np.asarray(prediction), np.asarray(label)
+    if predicted.shape != wanted.shape:
         raise ValueError(
-            f"the prediction has shape {prediction.shape}, its reference {label.shape}; they must be equal"
+            f"the prediction has shape {predicted.shape}, its reference {wanted.shape}; they must be equal"
         )
-    for name, array in (("prediction", prediction), ("reference", label)):
+    if num_classes <= IGNORED and (ignored := wanted == IGNORED).any():
+        predicted, wanted = predicted[~ignored], wanted[~ignored]
+    for name, array in (("prediction", predicted), ("reference", wanted)):
         if array.size and not (array.min() >= 0 and array.max() < num_classes):
             raise ValueError(f"the {name} holds values {array.min()} to {array.max()}, expected 0 to {num_classes - 1}")
-    codes = label.astype(np.int64).ravel() * num_classes + prediction.astype(np.int64).ravel()
+    codes = wanted.astype(np.int64).ravel() * num_classes + predicted.astype(np.int64).ravel()
     return np.bincount(codes, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
@@ -174,7 +180,8 @@ def case_scores(
 
     Args:
         prediction: Integer map `(H, W)` or `(D, H, W)`.
-        label: Reference of the same shape.
+        label: Reference of the same shape. Pixels that are `IGNORED` are left out; for boundaries they are background
+            in both maps.
         num_classes: Background included.
         spacing_mm: Size of a pixel along each array axis; None: distances and sizes are in pixels.
         tolerance: Of NSD: mm where `spacing_mm` is given, else pixels; one number, or one for each class index.
@@ -197,6 +204,8 @@ def case_scores(
     if spacing_mm is not None and len(spacing_mm) != label.ndim:
         raise ValueError(f"the spacing {tuple(spacing_mm)} does not fit the {label.ndim} axes of the reference")
     pixel = math.prod(spacing_mm) if spacing_mm is not None else 1.0
+    if num_classes <= IGNORED and (label == IGNORED).any():
+        prediction, label = (np.where(label == IGNORED, 0, one) for one in (prediction, label))
     scores: dict[int, dict[str, float]] = {}
     for index in range(1, num_classes):
         size, reference_size = int(confusion[:, index].sum()), int(confusion[index].sum())

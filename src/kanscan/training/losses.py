@@ -1,4 +1,7 @@
-"""Losses on logits: the papers' (binary) cross-entropy + Dice, each with its own weights and sums."""
+"""Losses on logits: the papers' (binary) cross-entropy + Dice, each with its own weights and sums.
+
+Pixels whose label is `kanscan.metrics.IGNORED` count in none of their sums.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kanscan.metrics import IGNORED
 from kanscan.registry import Registry
 
 
@@ -36,9 +40,10 @@ class BCEDiceLoss(nn.Module):
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Compare logits `(B, K, *S)` with an integer label `(B, *S)` or soft values of the logits' shape."""
         logits = full_precision(logits)
+        label, judged = without_ignored(label, logits)
         wanted = as_probabilities(label, logits)
-        cross_entropy = F.binary_cross_entropy_with_logits(logits, wanted)
-        p, t = torch.sigmoid(logits).flatten(1), wanted.flatten(1)
+        cross_entropy = mean_over(F.binary_cross_entropy_with_logits(logits, wanted, reduction="none"), judged)
+        p, t = masked(torch.sigmoid(logits), judged).flatten(1), masked(wanted, judged).flatten(1)
         dice = (2 * (p * t).sum(1) + self.smooth) / (p.sum(1) + t.sum(1) + self.smooth)
         return self.cross_entropy_weight * cross_entropy + self.dice_weight * (1 - dice.mean())
 
@@ -78,10 +83,45 @@ class CEDiceLoss(nn.Module):
         if logits.shape[1] < 2:
             raise ValueError("loss ce_dice needs one logit for each class; a network with one logit takes bce_dice")
         logits = full_precision(logits)
+        label, judged = without_ignored(label, logits)
         wanted = as_probabilities(label, logits)
-        cross_entropy = -(wanted * F.log_softmax(logits, dim=1)).sum(1).mean()
-        dice = self.dice(torch.softmax(logits, dim=1), wanted)
+        cross_entropy = mean_over(-(wanted * F.log_softmax(logits, dim=1)).sum(1, keepdim=True), judged)
+        dice = self.dice(masked(torch.softmax(logits, dim=1), judged), masked(wanted, judged))
         return self.cross_entropy_weight * cross_entropy + self.dice_weight * dice
+
+
+class CEDiceNNUNetLoss(nn.Module):
+    """Cross-entropy + soft Dice as nnU-Net trains with it (Nature Methods 18, 203, online methods).
+
+    loss = w_ce * mean CE + w_dice * (1 - mean over the foreground classes of (2 sum p t + s) / (sum p + sum t + s)),
+    s = 1e-5. Sums are over the whole batch of slices, and over each volume of its own, where the mean is also over the
+    volumes. nnU-Net's number is smaller by `w_dice`: its Dice counts as negative.
+
+    Args:
+        cross_entropy_weight: Weight of the cross-entropy; None: 1.
+        dice_weight: Weight of the Dice loss.
+    """
+
+    smooth = 1e-5
+
+    def __init__(self, *, cross_entropy_weight: float | None = None, dice_weight: float = 1.0) -> None:
+        super().__init__()
+        self.cross_entropy_weight = 1.0 if cross_entropy_weight is None else cross_entropy_weight
+        self.dice_weight = dice_weight
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Compare logits `(B, K, *S)` with an integer label `(B, *S)`; one logit says foreground."""
+        logits = full_precision(logits)
+        if logits.shape[1] == 1:
+            # Two classes of which the background's logit is 0: the softmax of both is the sigmoid of the other.
+            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+        label, judged = without_ignored(label, logits)
+        wanted = as_probabilities(label, logits)
+        cross_entropy = mean_over(-(wanted * F.log_softmax(logits, dim=1)).sum(1, keepdim=True), judged)
+        p, t = (masked(one, judged)[:, 1:].flatten(2) for one in (torch.softmax(logits, dim=1), wanted))
+        over = (0, 2) if logits.ndim == 4 else (2,)
+        dice = (2 * (p * t).sum(over) + self.smooth) / (p.sum(over) + t.sum(over) + self.smooth)
+        return self.cross_entropy_weight * cross_entropy + self.dice_weight * (1 - dice.mean())
 
 
 class DeepSupervisionLoss(nn.Module):
@@ -114,6 +154,7 @@ LOSSES: Registry[type[nn.Module]] = Registry(
         "bce_dice": BCEDiceLoss,
         "bce_dice_vmkla": BCEDiceVMKLALoss,
         "ce_dice": CEDiceLoss,
+        "ce_dice_nnunet": CEDiceNNUNetLoss,
     },
 )
 
@@ -143,6 +184,34 @@ def make_loss(
     if cross_entropy_weight == 0 and dice_weight == 0:
         raise ValueError("loss.cross_entropy_weight and loss.dice_weight are both 0: nothing would be learned")
     return LOSSES[name](cross_entropy_weight=cross_entropy_weight, dice_weight=dice_weight)
+
+
+def without_ignored(label: Tensor, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Part a label from what is ignored in it.
+
+    Returns:
+        The label with the background in place of ignored pixels, and a mask `(B, 1, *S)` of the others; None where
+        nothing is ignored.
+    """
+    # Soft labels and shapes without numbers ignore nothing; with so many classes the number is one of them.
+    if label.is_floating_point() or label.shape == logits.shape or label.is_meta or logits.shape[1] > IGNORED:
+        return label, None
+    if not (label == IGNORED).any():
+        return label, None
+    ignored = label == IGNORED
+    return label.masked_fill(ignored, 0), ~ignored.unsqueeze(1)
+
+
+def masked(values: Tensor, judged: Tensor | None) -> Tensor:
+    """Set what is ignored to 0."""
+    return values if judged is None else values * judged
+
+
+def mean_over(values: Tensor, judged: Tensor | None) -> Tensor:
+    """Take the mean of `(B, K, *S)` over what is not ignored; 0 where all is."""
+    if judged is None:
+        return values.mean()
+    return (values * judged).sum() / (judged.sum() * values.shape[1]).clamp(min=1)
 
 
 def full_precision(logits: Tensor) -> Tensor:

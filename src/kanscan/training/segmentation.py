@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kanscan.metrics import IGNORED
 from kanscan.training.losses import DeepSupervisionLoss
 from kanscan.training.task import Averages, Batch, Figures, Task, epoch_seed
 
@@ -145,13 +146,15 @@ def image_scores(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         logits: `(B, K, *S)`; one logit says foreground above 0, several are compared with one another.
-        label: `(B, *S)` integer classes.
+        label: `(B, *S)` integer classes; ignored pixels are left out.
 
     Returns:
         Two tensors `(B,)`; NaN for an image to which no foreground class applies.
     """
     predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
     classes = torch.arange(1, max(2, logits.shape[1]), device=logits.device).view(1, -1, 1)
+    if logits.shape[1] <= IGNORED:
+        predicted = predicted.masked_fill(label == IGNORED, 0)
     a, b = (predicted.flatten(1).unsqueeze(1) == classes), (label.flatten(1).unsqueeze(1) == classes)
     both, size = (a & b).sum(2).double(), (a.sum(2) + b.sum(2)).double()
     # 0 / 0 is NaN, which is what "not applicable" means here.

@@ -13,6 +13,7 @@ from kanscan.data.readers.layout import IMAGE_FOLDERS, LABEL_FOLDERS, child, con
 from kanscan.data.readers.pairing import finish
 from kanscan.data.volumes import is_volume_file, volume_name
 from kanscan.files import read_json
+from kanscan.metrics import IGNORED
 
 _CHANNEL = re.compile(r"_(\d{4})$")
 _LABEL_WORD = re.compile(r"[ _.-]+(?:masks?|seg(?:mentation)?|labels?|gt|anno(?:tation)?)$", re.IGNORECASE)
@@ -37,7 +38,7 @@ def _dataset_json(root: Path) -> dict[str, Any]:
 def label_map_from_json(labels: Mapping[str, Any], where: str) -> LabelMap:
     """Read the classes of a `dataset.json`, written either way round ({"0": name} or {name: 0}).
 
-    Voxels labelled "ignore" count as background here, which a note says.
+    Voxels labelled "ignore" are left out of losses and scores.
 
     Raises:
         ValueError: The entry is no such mapping, or names regions made of several labels.
@@ -53,10 +54,10 @@ def label_map_from_json(labels: Mapping[str, Any], where: str) -> LabelMap:
             raise ValueError(f"{where}: labels must map names to whole numbers, got {key!r}: {value!r}") from None
     if len(values) < 2:
         raise ValueError(f"{where}: labels must name at least 2 classes, background included, got {dict(labels)}")
-    lowest = min(values)
     names = [values[v] for v in sorted(values) if values[v] != "ignore"]
-    index = {v: (0 if values[v] == "ignore" else names.index(values[v])) for v in sorted(values)}
-    assert lowest in values
+    if len(names) < 2:
+        raise ValueError(f"{where}: labels must name a class besides background and ignore, got {dict(labels)}")
+    index = {v: (IGNORED if values[v] == "ignore" else names.index(values[v])) for v in sorted(values)}
     return LabelMap(tuple(names), "values", index)
 
 
@@ -146,8 +147,9 @@ class NNUNet(_Described):
             if (root / "splits_final.json").is_file()
             else []
         )
-        ignored = "ignore" in (_dataset_json(root).get("labels") or {})
-        return finish(cases, problems, notes + (["voxels labelled ignore count as background"] if ignored else []))
+        if "ignore" in (_dataset_json(root).get("labels") or {}):
+            notes.append("voxels labelled ignore are left out of losses and scores")
+        return finish(cases, problems, notes)
 
 
 class MSD(_Described):
