@@ -60,6 +60,9 @@ class DataConfig(_Part):
 class VolumeConfig(_Part):
     """How volumes (NIfTI, DICOM) reach the network; without effect on pictures. Null: as planned from the data."""
 
+    #: nnU-Net's nnUNetPlans.json to take in place of a plan of our own (its 3d_fullres, with `slices` its 2d); of the
+    #: settings below `patch_size` and `batch_size` still win.
+    plan: Path | None = None
     #: (depth, height, width) of a voxel in millimeters that all volumes are resampled to.
     spacing_mm: tuple[float, float, float] | None = None
     #: (depth, height, width) of what the network sees at once, rounded up to what its stages divide.

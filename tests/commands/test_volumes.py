@@ -259,3 +259,24 @@ def test_voxels_nobody_labelled_are_left_out_from_training_to_report(tmp_path):
         (only / f"c{k}.nii.gz").unlink()
     judged = evaluate(tmp_path / "out", only)
     assert judged.mean("dice", "front") > 0.7
+
+
+def test_a_plan_of_nnunet_is_taken_as_it_stands(run, data, tmp_path):
+    plans = json.loads((run.path / "nnUNetPlans.json").read_text())
+    configuration = plans["configurations"]["3d_fullres"]
+    configuration |= {"spacing": [1.5, 1.25, 1.0], "patch_size": [8, 16, 16], "batch_size": 3}
+    (tmp_path / "nnUNetPlans.json").write_text(json.dumps(plans))
+    short = {"volume.plan": str(tmp_path / "nnUNetPlans.json"), "volume.batches_per_epoch": 1, "trainer.epochs": 1}
+    settings = {**SMALL, **short, "volume.cache": str(tmp_path / "cache")}
+    del settings["volume.patch_size"], settings["volume.batch_size"]
+    found = train(str(data), settings, output=tmp_path / "run").facts["plan"]
+    assert (found["spacing_mm"], found["patch_size"], found["batch_size"]) == ([1.5, 1.25, 1.0], [8, 16, 16], 3)
+    assert found["reasons"]["spacing_mm"] == "from nnU-Net's plan 3d_fullres"
+    more = train(str(data), {**settings, "volume.batch_size": 2}, output=tmp_path / "other")
+    assert more.facts["plan"]["batch_size"] == 2
+    with pytest.raises(ValueError, match=r"says volume\.spacing_mm already; leave one of them out"):
+        train(str(data), {**settings, "volume.spacing_mm": [1, 1, 1]}, output=tmp_path / "no")
+    with pytest.raises(ValueError, match=r"nnUNetPlans\.json: the plans have no configuration '2d'"):
+        train(str(data), {**settings, "volume.slices": True}, output=tmp_path / "no")
+    with pytest.raises(FileNotFoundError, match=r"no file at volume\.plan="):
+        train(str(data), {**settings, "volume.plan": str(tmp_path / "gone.json")}, output=tmp_path / "no")

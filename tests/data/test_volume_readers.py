@@ -227,3 +227,14 @@ def test_dice_and_nsd_equal_the_released_evaluation():
         assert scores[index]["nsd"] == pytest.approx(nsd, abs=6e-5), index
         compared += 1
     assert compared >= 5
+
+
+def test_a_configuration_that_builds_on_another():
+    ones = dict.fromkeys(STATISTICS, 1.0)
+    made = Fingerprint(((1.0, 1.0, 1.0),) * 50, ((96, 128, 128),) * 50, 1.0, (ones,))
+    plan = make_plan(made, 3)
+    content = nnunet_plans(plan, made)
+    content["configurations"]["larger"] = {"inherits_from": "3d_fullres", "batch_size": 7}
+    content["configurations"]["largest"] = {"inherits_from": "larger", "spacing": [2, 2, 2]}
+    found = read_nnunet_plans(content, "largest")
+    assert (found.batch_size, found.spacing_mm, found.patch_size) == (7, (2, 2, 2), plan.patch_size)

@@ -12,14 +12,14 @@ from kanscan.config import Recipe
 from kanscan.data import Case
 from kanscan.data.fingerprint import Fingerprint, take_fingerprint
 from kanscan.data.loader import make_loader
-from kanscan.data.nnunet_plans import nnunet_plans
+from kanscan.data.nnunet_plans import nnunet_plans, read_nnunet_plans
 from kanscan.data.patches import PatchDataset, WholeDataset
 from kanscan.data.plan import NORMALIZATIONS, VolumePlan, make_plan
 from kanscan.data.source import Source
 from kanscan.data.splits import Split
 from kanscan.data.volume_augmentation import VOLUME_AUGMENTATIONS
 from kanscan.data.volume_cache import cache_cases, default_folder
-from kanscan.files import write_json, write_text
+from kanscan.files import read_json, write_json, write_text
 from kanscan.models import MODELS, create_model, model_options
 from kanscan.models.base import SegmentationModel
 from kanscan.models.fitting import check_fit, complete_options
@@ -40,7 +40,7 @@ class Planned:
 
     Attributes:
         plan: How volumes reach the network.
-        fingerprint: Of the training cases; None where a run goes on.
+        fingerprint: Of the training cases; None where a run goes on, or the plan was given.
         options: All constructor options of the network.
         model: The network.
         notes: What the user should know.
@@ -73,8 +73,10 @@ def plan_volumes(recipe: Recipe, source: Source, split: Split, plan: VolumePlan 
         ValueError: The network cannot take the volumes, or memory does not suffice.
     """
     fingerprint = None
-    part, num_classes = recipe.volume, source.label_map.num_classes
-    if plan is None:
+    part, num_classes, is_new = recipe.volume, source.label_map.num_classes, plan is None
+    if plan is None and part.plan is not None:
+        plan = read_plan(recipe)
+    elif plan is None:
         fingerprint = take_fingerprint(source.only(split.train, "the split"), source.label_map, _watched)
         plan = make_plan(
             fingerprint,
@@ -86,6 +88,7 @@ def plan_volumes(recipe: Recipe, source: Source, split: Split, plan: VolumePlan 
             normalization=part.normalization,
             slices=part.slices,
         )
+    if is_new:
         plan = replace(plan, copies=_copies(recipe, plan.channels))
     plan = _fit_stride(recipe, plan, num_classes)
     options = options_of_volumes(recipe, plan, num_classes)
@@ -94,7 +97,7 @@ def plan_volumes(recipe: Recipe, source: Source, split: Split, plan: VolumePlan 
     assert isinstance(model, SegmentationModel)  # complete_options refused the others
     check_fit(model, plan.network_size, recipe.loss.deep_supervision, plan.spatial_dims)
     notes = []
-    if fingerprint is not None:
+    if is_new:
         plan, note = fit_memory(recipe, plan, model)
         notes += [note] if note else []
     check_batch_norm(model, plan.batch_size, (model.in_channels, *plan.network_size))
@@ -121,6 +124,32 @@ def options_of_volumes(recipe: Recipe, plan: VolumePlan, num_classes: int, *, si
         spatial_dims=plan.spatial_dims,
         stages=(plan.strides, plan.kernel_sizes),
     )
+
+
+def read_plan(recipe: Recipe) -> VolumePlan:
+    """Take the plan of nnU-Net that a recipe names; its patch and batch unless the recipe says otherwise.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no plan, lacks what is needed, or the recipe contradicts it.
+    """
+    part = recipe.volume
+    assert part.plan is not None
+    for name, is_set in (("spacing_mm", part.spacing_mm is not None), ("normalization", part.normalization != "auto")):
+        if is_set:
+            raise ValueError(f"volume.plan={part.plan} says volume.{name} already; leave one of them out")
+    if not part.plan.is_file():
+        raise FileNotFoundError(f"no file at volume.plan={part.plan}; expected nnU-Net's nnUNetPlans.json")
+    content = read_json(part.plan)
+    if not isinstance(content, dict):
+        raise ValueError(f"{part.plan} is no nnUNetPlans.json of nnU-Net")
+    try:
+        plan = read_nnunet_plans(content, "2d" if part.slices else "3d_fullres")
+    except ValueError as error:
+        raise ValueError(f"{part.plan}: {error}") from None
+    given: dict[str, Any] = {"patch_size": part.patch_size, "batch_size": part.batch_size}
+    given = {key: value for key, value in given.items() if value is not None}
+    return replace(plan, **given, reasons=plan.reasons | {key: f"given as volume.{key}" for key in given})
 
 
 def _copies(recipe: Recipe, channels: int) -> int:

@@ -100,6 +100,9 @@ def read_nnunet_plans(content: Mapping[str, Any], configuration: str = "3d_fullr
     if configuration not in known:
         raise ValueError(f"the plans have no configuration {configuration!r}; they have {', '.join(known) or 'none'}")
     chosen = known[configuration]
+    for _ in known:  # a configuration may build on another, and that on a third
+        parent = known.get(chosen.get("inherits_from"), {})
+        chosen = {**parent, **chosen, "inherits_from": parent.get("inherits_from")}
     if list(content.get("transpose_forward", [0, 1, 2])) != [0, 1, 2]:
         raise ValueError(f"the plans turn the axes ({content['transpose_forward']}), which is not supported")
     architecture = chosen.get("architecture", {}).get("arch_kwargs", {})
