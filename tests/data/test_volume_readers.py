@@ -15,7 +15,7 @@ from kanscan.data.nnunet_plans import nnunet_plans, read_nnunet_plans
 from kanscan.data.plan import make_plan
 from kanscan.data.readers.volumes import label_map_from_json
 from kanscan.data.splits import make_split
-from kanscan.metrics import IGNORED, case_scores, read_tolerances, tolerance_of
+from kanscan.metrics import IGNORED, case_scores, check_tolerances, read_tolerances, tolerance_of
 
 
 def make_nnunet(root: Path, channels: int = 2, **description) -> Path:
@@ -207,6 +207,16 @@ def test_tolerances(tmp_path):
         read_tolerances(tmp_path / "t.json")
     with pytest.raises(ValueError, match="unknown table of tolerances 'abdomne'"):
         read_tolerances("abdomne")
+
+
+def test_tolerances_of_classes_that_are_not_there_are_refused():
+    check_tolerances({}, ("background", "liver"))
+    check_tolerances({"Left-Kidney": 2}, ("background", "left kidney"))
+    check_tolerances(read_tolerances("abdomen"), ("background", "liver", "tumor"))
+    with pytest.raises(ValueError, match="unknown class in the tolerances 'lever': did you mean 'liver'"):
+        check_tolerances({"lever": 2, "tumor": 1}, ("background", "liver", "tumor"))
+    with pytest.raises(ValueError, match="'liver': known are Anterior, Posterior"):
+        check_tolerances(read_tolerances("abdomen"), ("background", "Anterior", "Posterior"))
 
 
 def test_dice_and_nsd_equal_the_released_evaluation():

@@ -207,12 +207,14 @@ def _holds_volumes(path: Path) -> bool:
 
 def _evaluate_volumes(predictions: Path, references: Path, output: Path | None, tolerances: dict[str, float]) -> Report:
     from kanscan.data.volumes import check_grid, read_label_volume
+    from kanscan.metrics import check_tolerances
     from kanscan.report import assemble, judge, worth_a_look, write_report
 
     if output is not None:
         _demand_folder(output)
     pairs, notes = _volume_pairs(predictions, references)
     label_map = _volume_labels(pairs, references)
+    check_tolerances(tolerances, label_map.names)
 
     def read(pair: tuple[Case, Case]) -> tuple[Any, Any]:
         ours, theirs = (read_label_volume(case, label_map) for case in pair)

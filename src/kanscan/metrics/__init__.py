@@ -20,7 +20,7 @@ from kanscan.metrics.statistics import (
     paired_difference,
     summarize,
 )
-from kanscan.metrics.tolerances import TOLERANCES_MM, read_tolerances, tolerance_of
+from kanscan.metrics.tolerances import TOLERANCES_MM, check_tolerances, read_tolerances, tolerance_of
 
 __all__ = [
     "EMPTY_RULE",
@@ -35,6 +35,7 @@ __all__ = [
     "batch_pooled_scores",
     "boundary_scores",
     "case_scores",
+    "check_tolerances",
     "confusion_matrix",
     "missing_from",
     "overlap_scores",

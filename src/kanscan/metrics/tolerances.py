@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kanscan.files import read_json
@@ -46,6 +46,23 @@ def read_tolerances(source: str | Path) -> dict[str, float]:
     if not isinstance(content, Mapping) or not all(isinstance(v, int | float) and v > 0 for v in content.values()):
         raise ValueError(f'{path} must hold {{"class name": millimeters, ...}} with positive numbers')
     return {str(name): float(value) for name, value in content.items()}
+
+
+def check_tolerances(tolerances: Mapping[str, float], class_names: Sequence[str]) -> None:
+    """Refuse tolerances for classes that are not there; of a printed table some may be missing, not all.
+
+    Args:
+        tolerances: Class name -> millimeters.
+        class_names: Of the data, background first.
+
+    Raises:
+        ValueError: A tolerance would have no effect.
+    """
+    known = {_plain(name): name for name in class_names[1:]}
+    strange = [name for name in tolerances if _plain(name) not in known]
+    if not strange or (dict(tolerances) in TOLERANCES_MM.values() and len(strange) < len(tolerances)):
+        return
+    raise ValueError(unknown("class in the tolerances", strange[0], list(known.values())))
 
 
 def tolerance_of(name: str, tolerances: Mapping[str, float], default: float) -> float:

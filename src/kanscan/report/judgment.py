@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from kanscan.config import Recipe
 from kanscan.files import read_json
+from kanscan.metrics import check_tolerances
 from kanscan.report.assemble import Judged, assemble, judge
 from kanscan.report.pictures import draw_case, worth_a_look
 from kanscan.report.printed import add_printed
@@ -93,6 +94,7 @@ def report_run(
     recipe, label_map, names = run.recipe, found.source.label_map, tuple(serve.class_names)
     spaced = all(case.spacing_mm is not None or (case.is_volume and not case.unspaced) for case in found.cases)
     tolerance, tolerances = recipe.evaluation.nsd_tolerance, tolerances or recipe.evaluation.nsd_tolerances
+    check_tolerances(tolerances, names)
     judged: list[Judged] = []
     seconds = 0.0
     for case in watch(found.cases):
