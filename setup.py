@@ -26,7 +26,7 @@ INSTRUCTION_SETS = {
     "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mprefer-vector-width=512"],
 }
 KERNELS = sorted(path.as_posix() for path in OPS.glob("*/cpu.cpp"))
-HEADERS = sorted(path.as_posix() for path in OPS.glob("*.h"))
+HEADERS = sorted(path.as_posix() for path in OPS.rglob("*.h"))
 
 
 def instruction_sets() -> dict[str, list[str]]:

@@ -22,11 +22,14 @@ SIZES = [
     (2, 6, 63, 3, 2),
     (1, 17, 1000, 1, 1),
     (1, 20, 131, 16, 1),
+    (2, 33, 600, 1, 3),
+    (1, 20, 131, 2, 1),
     (2, 40, 70, 9, 2),
     (1, 33, 90, 64, 1),
     (1, 34, 65, 20, 2),
     (0, 4, 5, 2, 1),
     (2, 4, 0, 2, 1),
+    (2, 4, 0, 1, 1),
 ]
 
 
@@ -132,9 +135,10 @@ def test_only_what_is_needed() -> None:
     assert torch.equal(grad, expected)
 
 
+@pytest.mark.parametrize("states", [1, 2, 5])
 @pytest.mark.usefixtures("isa")
-def test_layouts() -> None:
-    given = arguments(2, 40, 70, 5)
+def test_layouts(states: int) -> None:
+    given = arguments(2, 40, 70, states)
     expected = both_ways(given, "cpu")
     turned = {
         key: t.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() if t.ndim == 3 else t
@@ -146,6 +150,16 @@ def test_layouts() -> None:
     strided = {key: t.detach().repeat_interleave(2, -1)[..., ::2].requires_grad_() for key, t in given.items()}
     assert torch.allclose(both_ways(strided, "cpu")["y"], expected["y"], rtol=1e-6, atol=1e-6)
     assert ours["y"].stride() == turned["u"].stride()
+
+
+@pytest.mark.parametrize("states", [1, 2, 16])
+@pytest.mark.usefixtures("isa")
+def test_large_results_are_backed_by_large_pages_and_the_same(states: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = arguments(1, 16, 300, states)
+    expected = both_ways(given, "cpu")
+    monkeypatch.setattr(native, "MAPPED_BYTES", 1)
+    for key, tensor in both_ways(given, "cpu").items():
+        assert torch.equal(tensor, expected[key]), key
 
 
 def test_one_matrix_may_be_shared_by_all_groups() -> None:
@@ -187,18 +201,19 @@ def test_autocast_changes_nothing() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("name", ["u", "delta", "B", "C"])
+@pytest.mark.parametrize("states", [1, 4])
 @pytest.mark.usefixtures("isa")
-def test_not_a_number_and_infinity_come_out(name: str, value: float) -> None:
-    given = arguments(1, 3, 140, 4)
+def test_not_a_number_and_infinity_come_out(name: str, value: float, states: int) -> None:
+    given = arguments(1, 3, 140, states)
     with torch.no_grad():
-        given[name][0, 1, 70] = value
+        given[name][0, -1, 70] = value
     results = both_ways(given, "cpu")
     y = results["y"][0]
     if name == "delta" and value < 0:
         # A step of length zero: nothing happens.
         assert y.isfinite().all()
     else:
-        assert not y[1 if name in ("u", "delta") else slice(None), 70].isfinite().any()
+        assert not y[-1 if name in ("u", "delta") else slice(None), 70].isfinite().any()
     assert y[:, :70].isfinite().all()
 
 

@@ -18,6 +18,9 @@
 #define KANSCAN_NAME(name) KANSCAN_EXPAND(name, KANSCAN_ISA)
 #define KANSCAN_EXPORT extern "C" __attribute__((visibility("default")))
 
+// Not called from any one place only, and worth it everywhere: vectors passed through memory cost more than the work.
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
 // Nothing here has a name that two instruction sets could share: the linker would keep only one of the copies.
 namespace {
 
@@ -34,16 +37,16 @@ typedef int32_t Integers __attribute__((vector_size(LANES * 4)));
 typedef float Unaligned __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t UnalignedIntegers __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 
-inline Vector load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
-inline void store(float* p, Vector v) { *reinterpret_cast<Unaligned*>(p) = v; }
-inline void store(int32_t* p, Integers v) { *reinterpret_cast<UnalignedIntegers*>(p) = v; }
-inline Vector all(float x) { return x - Vector{}; }
-inline Integers as_integers(Vector v) { return reinterpret_cast<Integers>(v); }
-inline Vector as_floats(Integers v) { return reinterpret_cast<Vector>(v); }
-inline Vector magnitude(Vector v) { return as_floats(as_integers(v) & 0x7fffffff); }
+ALWAYS_INLINE Vector load(const float* p) { return *reinterpret_cast<const Unaligned*>(p); }
+ALWAYS_INLINE void store(float* p, Vector v) { *reinterpret_cast<Unaligned*>(p) = v; }
+ALWAYS_INLINE void store(int32_t* p, Integers v) { *reinterpret_cast<UnalignedIntegers*>(p) = v; }
+ALWAYS_INLINE Vector all(float x) { return x - Vector{}; }
+ALWAYS_INLINE Integers as_integers(Vector v) { return reinterpret_cast<Integers>(v); }
+ALWAYS_INLINE Vector as_floats(Integers v) { return reinterpret_cast<Vector>(v); }
+ALWAYS_INLINE Vector magnitude(Vector v) { return as_floats(as_integers(v) & 0x7fffffff); }
 
 // NaN passes through both: the instructions return their second operand where a comparison fails.
-inline Vector at_least(float low, Vector v) {
+ALWAYS_INLINE Vector at_least(float low, Vector v) {
 #if defined(__AVX512F__)
     return (Vector)_mm512_max_ps((__m512)all(low), (__m512)v);
 #elif defined(__AVX2__)
@@ -53,7 +56,7 @@ inline Vector at_least(float low, Vector v) {
 #endif
 }
 
-inline Vector at_most(float high, Vector v) {
+ALWAYS_INLINE Vector at_most(float high, Vector v) {
 #if defined(__AVX512F__)
     return (Vector)_mm512_min_ps((__m512)all(high), (__m512)v);
 #elif defined(__AVX2__)
@@ -64,12 +67,12 @@ inline Vector at_most(float high, Vector v) {
 }
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
-inline __m256i first_lanes(int count) {
+ALWAYS_INLINE __m256i first_lanes(int count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 #endif
 
-inline Vector load_first(const float* p, int count) {
+ALWAYS_INLINE Vector load_first(const float* p, int count) {
     if (count >= LANES) return load(p);
 #if defined(__AVX512F__)
     return (Vector)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
@@ -82,7 +85,7 @@ inline Vector load_first(const float* p, int count) {
 #endif
 }
 
-inline void store_first(float* p, Vector v, int count) {
+ALWAYS_INLINE void store_first(float* p, Vector v, int count) {
     if (count >= LANES) return store(p, v);
 #if defined(__AVX512F__)
     _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), (__m512)v);
@@ -95,7 +98,13 @@ inline void store_first(float* p, Vector v, int count) {
 #endif
 }
 
-inline float sum_of(Vector v) {
+// Zero from lane `count` on, whatever stood there.
+ALWAYS_INLINE Vector first_lanes_of(Vector v, int count) {
+    for (int i = count; i < LANES; i++) v[i] = 0;
+    return v;
+}
+
+ALWAYS_INLINE float sum_of(Vector v) {
 #if defined(__AVX512F__)
     __m256 half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)v, 1)));
 #elif defined(__AVX2__)
@@ -112,53 +121,72 @@ inline float sum_of(Vector v) {
 #endif
 }
 
-// 2^x: x = n + r with |r| <= 1/2, a polynomial of degree 5 for 2^r (relative error 9.2e-8 before rounding) and n put
-// into the exponent. Below -126.5 it is
-// 0 or next to it, from 128 on infinity; NaN stays NaN.
-inline Vector exp2_of(Vector x) {
-    x = at_most(128.0f, at_least(-127.0f, x));
+// K polynomials of the same coefficients, highest first, side by side: their steps wait for each other's result else.
+template <int K, int COUNT>
+ALWAYS_INLINE void polynomial(const float (&coefficients)[COUNT], const Vector* x, Vector* p) {
+#pragma GCC unroll 8
+    for (int k = 0; k < K; k++) p[k] = all(coefficients[0]);
+#pragma GCC unroll 16
+    for (int i = 1; i < COUNT; i++)
+#pragma GCC unroll 8
+        for (int k = 0; k < K; k++) p[k] = p[k] * x[k] + coefficients[i];
+}
+
+// x = 2^x; 0 from about -150 down, infinity from 128 on, NaN stays NaN. AVX-512 splits x into floor and fraction and puts
+// the floor into the exponent, each in one instruction: a polynomial of degree 6 for 2^fraction (relative error 2e-9
+// before rounding). Elsewhere x = n + r with |r| <= 1/2, a polynomial of degree 5 for 2^r (relative error 9.2e-8 before
+// rounding), and n is added to the exponent; below -126.5 the result is 0 or next to it.
+template <int K>
+ALWAYS_INLINE void exp2_each(Vector* x) {
+    Vector r[K], p[K];
 #if defined(__AVX512F__)
-    const Vector whole = (Vector)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    constexpr float C[] = {2.16129192e-4f, 1.24678458e-3f, 9.67545155e-3f, 5.54852821e-2f,
+                           2.40229309e-1f, 6.93147063e-1f, 1.0f};
+#pragma GCC unroll 8
+    for (int k = 0; k < K; k++)
+        r[k] = (Vector)_mm512_reduce_ps((__m512)x[k], _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    polynomial<K>(C, r, p);
+#pragma GCC unroll 8
+    for (int k = 0; k < K; k++) x[k] = (Vector)_mm512_scalef_ps((__m512)p[k], (__m512)x[k]);
 #else
+    constexpr float C[] = {1.32647e-3f, 9.67151e-3f, 5.550734e-2f, 2.4022242e-1f, 6.9314698e-1f, 1.0f};
     const Vector magic = all(12582912.0f);  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
-    const Vector shifted = x + magic, whole = shifted - magic;
+#pragma GCC unroll 8
+    for (int k = 0; k < K; k++) {
+        const Vector bound = at_most(128.0f, at_least(-127.0f, x[k]));
+        x[k] = bound + magic;
+        r[k] = bound - (x[k] - magic);
+    }
+    polynomial<K>(C, r, p);
+#pragma GCC unroll 8
+    for (int k = 0; k < K; k++) x[k] = p[k] * as_floats((as_integers(x[k]) << 23) + (127 << 23));
 #endif
-    const Vector r = x - whole;
-    Vector p = all(1.32647e-3f);
-    p = p * r + 9.67151e-3f;
-    p = p * r + 5.550734e-2f;
-    p = p * r + 2.4022242e-1f;
-    p = p * r + 6.9314698e-1f;
-    p = p * r + 1.0f;
-#if defined(__AVX512F__)
-    return (Vector)_mm512_scalef_ps((__m512)p, (__m512)whole);
-#else
-    return p * as_floats((as_integers(shifted) << 23) + (127 << 23));
-#endif
+}
+
+ALWAYS_INLINE Vector exp2_of(Vector x) {
+    exp2_each<1>(&x);
+    return x;
 }
 
 constexpr float LOG2_E = 1.44269504f;
 
-inline Vector exp_of(Vector x) { return exp2_of(x * LOG2_E); }
+ALWAYS_INLINE Vector exp_of(Vector x) { return exp2_of(x * LOG2_E); }
 
-inline Vector sigmoid_of(Vector x) { return 1.0f / (1.0f + exp_of(-x)); }
+ALWAYS_INLINE Vector sigmoid_of(Vector x) { return 1.0f / (1.0f + exp_of(-x)); }
 
 // log(1 + z) for 0 <= z <= 1: z times a polynomial of degree 8, relative error 3.4e-8 before rounding.
-inline Vector log1p_of(Vector z) {
-    Vector p = all(5.36482252e-3f);
-    p = p * z - 3.00657859e-2f;
-    p = p * z + 7.92045265e-2f;
-    p = p * z - 1.37538017e-1f;
-    p = p * z + 1.91536547e-1f;
-    p = p * z - 2.48571636e-1f;
-    p = p * z + 3.33213226e-1f;
-    p = p * z - 4.9999648e-1f;
-    p = p * z + 1.0f;
-    return p * z;
+template <int K>
+ALWAYS_INLINE void log1p_each(Vector* z) {
+    constexpr float C[] = {5.36482252e-3f, -3.00657859e-2f, 7.92045265e-2f, -1.37538017e-1f, 1.91536547e-1f,
+                           -2.48571636e-1f, 3.33213226e-1f, -4.9999648e-1f, 1.0f};
+    Vector p[K];
+    polynomial<K>(C, z, p);
+#pragma GCC unroll 8
+    for (int k = 0; k < K; k++) z[k] *= p[k];
 }
 
 // Turn LANES vectors of LANES numbers into their transpose.
-inline void transpose(Vector* v) {
+ALWAYS_INLINE void transpose(Vector* v) {
 #if defined(__AVX512F__)
     __m512 a[16], b[16];
     for (int i = 0; i < 16; i += 2) {
@@ -206,6 +234,56 @@ inline void transpose(Vector* v) {
             v[i][j] = v[j][i];
             v[j][i] = kept;
         }
+#endif
+}
+
+// Move numbers by BY lanes, to later or to earlier ones; `fill` takes the places that become free.
+template <int BY>
+ALWAYS_INLINE Vector later(Vector v, Vector fill) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_alignr_epi32((__m512i)v, (__m512i)fill, 16 - BY);
+#elif defined(__AVX2__)
+    const __m256i t = _mm256_permute2x128_si256((__m256i)fill, (__m256i)v, 0x21);
+    if constexpr (BY == 4) return (Vector)t;
+    return (Vector)_mm256_alignr_epi8((__m256i)v, t, 16 - 4 * (BY % 4));
+#else
+    for (int i = LANES - 1; i >= 0; i--) v[i] = i < BY ? fill[i] : v[i - BY];
+    return v;
+#endif
+}
+
+template <int BY>
+ALWAYS_INLINE Vector earlier(Vector v, Vector fill) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_alignr_epi32((__m512i)fill, (__m512i)v, BY);
+#elif defined(__AVX2__)
+    const __m256i t = _mm256_permute2x128_si256((__m256i)v, (__m256i)fill, 0x21);
+    if constexpr (BY == 4) return (Vector)t;
+    return (Vector)_mm256_alignr_epi8(t, (__m256i)v, 4 * (BY % 4));
+#else
+    for (int i = 0; i < LANES; i++) v[i] = i + BY < LANES ? v[i + BY] : fill[i];
+    return v;
+#endif
+}
+
+// All lanes get the number of the last, or of the first one.
+ALWAYS_INLINE Vector last_of(Vector v) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_permutexvar_ps(_mm512_set1_epi32(15), (__m512)v);
+#elif defined(__AVX2__)
+    return (Vector)_mm256_permutevar8x32_ps((__m256)v, _mm256_set1_epi32(7));
+#else
+    return all(v[LANES - 1]);
+#endif
+}
+
+ALWAYS_INLINE Vector first_of(Vector v) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_broadcastss_ps(_mm512_castps512_ps128((__m512)v));
+#elif defined(__AVX2__)
+    return (Vector)_mm256_broadcastss_ps(_mm256_castps256_ps128((__m256)v));
+#else
+    return all(v[0]);
 #endif
 }
 

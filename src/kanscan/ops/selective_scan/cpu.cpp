@@ -6,165 +6,19 @@
 //
 // All sequences are addressed as (batch, group, channel in group, time) with four strides, and time may be read through
 // an order of its own for each group: directions over a map are groups that read the same pixels in other orders.
-#include "../native.h"
-#include "../simd.h"
+#include <type_traits>
+
+#include "one_state.h"
+#include "scan.h"
 
 namespace {
 
-struct View {
-    const float* data;
-    int64_t batch, group, channel, time;
-    const float* at(int64_t b, int64_t g, int64_t c) const { return data + b * batch + g * group + c * channel; }
-};
-
-struct Scan {
-    int64_t batch, groups, width, length, states, chunk, splits;
-    View u, delta, B, C;  // for B and C "channel" is the state
-    const float *A, *D, *bias, *start;
-    const int32_t* order;  // (groups, length), or null
-    bool softplus, hold;  // hold: the zero-order hold, which integrates the input over a step
-
-    int64_t blocks() const { return (width + LANES - 1) / LANES; }
-    int64_t num_chunks() const { return (length + chunk - 1) / chunk; }
-    // Rows of B and C in a tile: whole vectors, unless so few states that single numbers are cheaper.
-    int64_t row() const { return states < LANES / 2 ? states : (states + LANES - 1) / LANES * LANES; }
-    int64_t saved_size() const { return (width + 15) / 16 * 16 * states; }
-    const int32_t* places(int64_t g, int64_t t) const { return order ? order + g * length + t : nullptr; }
-    // Whether all groups are views of one u; the gradient then has one group too.
-    bool shared() const { return groups > 1 && u.group == 0; }
-    int64_t first_block(int64_t split) const { return split * blocks() / splits; }
-};
-
-inline View view_of(const float* data, const int64_t* strides) {
-    return {data, strides[0], strides[1], strides[2], strides[3]};
+// The direct path, whose result the states are added to.
+inline void direct(const float* u, Vector D, int64_t steps, float* y) {
+    for (int64_t t = 0; t < steps; t++) store(y + t * LANES, D * load(u + t * LANES));
 }
 
-inline int64_t place(const int32_t* places, int64_t t) { return places ? places[t] : t; }
-
-// tile[t * row + c] = p[c, t] for t < steps and c < LANES, zero beyond `channels`.
-inline void load_tile(const float* p, const View& view, const int32_t* places, int64_t begin, int channels, int64_t steps,
-                      float* tile, int64_t row) {
-    int64_t t = 0;
-    if (!places) p += begin * view.time;
-    if (view.channel == 1 && channels > 1) {
-        for (; t < steps; t++) store(tile + t * row, load_first(p + place(places, t) * view.time, channels));
-        return;
-    }
-    if (view.time == 1 && !places && row >= LANES)
-        for (; t + LANES <= steps; t += LANES) {
-            Vector v[LANES];
-            for (int c = 0; c < LANES; c++) v[c] = c < channels ? load(p + c * view.channel + t) : Vector{};
-            transpose(v);
-            for (int i = 0; i < LANES; i++) store(tile + (t + i) * row, v[i]);
-        }
-    const int width = row < LANES ? int(row) : LANES;
-    for (; t < steps; t++)
-        for (int c = 0; c < width; c++)
-            tile[t * row + c] = c < channels ? p[c * view.channel + place(places, t) * view.time] : 0.0f;
-}
-
-// The way back, and with `add` onto what is there.
-inline void store_tile(const float* tile, const View& view, const int32_t* places, int64_t begin, int channels,
-                       int64_t steps, const float* where, bool add = false) {
-    float* p = const_cast<float*>(where);
-    int64_t t = 0;
-    if (!places) p += begin * view.time;
-    if (view.channel == 1 && channels > 1) {
-        for (; t < steps; t++) {
-            float* to = p + place(places, t) * view.time;
-            const Vector v = load(tile + t * LANES);
-            store_first(to, add ? v + load_first(to, channels) : v, channels);
-        }
-        return;
-    }
-    if (view.time == 1 && !places)
-        for (; t + LANES <= steps; t += LANES) {
-            Vector v[LANES];
-            for (int i = 0; i < LANES; i++) v[i] = load(tile + (t + i) * LANES);
-            transpose(v);
-            for (int c = 0; c < channels; c++) {
-                float* to = p + c * view.channel + t;
-                store(to, add ? v[c] + load(to) : v[c]);
-            }
-        }
-    for (; t < steps; t++)
-        for (int c = 0; c < channels; c++) {
-            float& to = p[c * view.channel + place(places, t) * view.time];
-            to = add ? to + tile[t * LANES + c] : tile[t * LANES + c];
-        }
-}
-
-inline void load_matrix(const Scan& scan, const View& view, int64_t b, int64_t g, int64_t begin, int64_t steps,
-                        float* rows) {
-    for (int64_t n = 0; n < scan.states; n += LANES) {
-        const int count = scan.states - n < LANES ? int(scan.states - n) : LANES;
-        load_tile(view.at(b, g, n), view, scan.places(g, begin), begin, count, steps, rows + n, scan.row());
-    }
-}
-
-// delta' = softplus(delta + bias), or without the softplus; its slope too where asked for.
-inline void prepare_steps(float* delta, Vector bias, bool softplus, int64_t steps, float* slope) {
-    for (int64_t t = 0; t < steps; t++, delta += LANES) {
-        const Vector x = load(delta) + bias;
-        if (!softplus) {
-            store(delta, x);
-            if (slope) store(slope + t * LANES, all(1.0f));
-            continue;
-        }
-        const Vector e = exp_of(-magnitude(x));
-        store(delta, at_least(0.0f, x) + log1p_of(e));
-        if (slope) store(slope + t * LANES, (x > 0.0f ? all(1.0f) : e) / (1.0f + e));
-    }
-}
-
-// (channels, states) -> [state][lane], zero in lanes without a channel.
-inline void load_states(const float* p, int64_t states, int channels, float factor, float* out) {
-    for (int64_t n = 0; n < states; n++)
-        for (int c = 0; c < LANES; c++) out[n * LANES + c] = p && c < channels ? p[c * states + n] * factor : 0.0f;
-}
-
-inline void store_states(const float* in, int64_t states, int channels, float* p) {
-    for (int c = 0; c < channels; c++)
-        for (int64_t n = 0; n < states; n++) p[c * states + n] = in[n * LANES + c];
-}
-
-inline Vector load_channels(const float* p, int channels) { return p ? load_first(p, channels) : Vector{}; }
-
-// 1 / A of rates that were scaled for powers of two; 0 where A is 0.
-inline void invert(const float* rates, int64_t count, float* out) {
-    for (int64_t i = 0; i < count; i += LANES) {
-        const Vector A = load(rates + i);
-        store(out + i, A == 0.0f ? Vector{} : LOG2_E / A);
-    }
-}
-
-// (exp(x) - 1) / A for x = step A: near zero, where the difference cancels, a series (remainder below 1e-8).
-inline Vector hold_gain(Vector step, Vector x, Vector decay, Vector inverse) {
-    Vector p = all(1.0f / 40320);
-    p = p * x + 1.0f / 5040;
-    p = p * x + 1.0f / 720;
-    p = p * x + 1.0f / 120;
-    p = p * x + 1.0f / 24;
-    p = p * x + 1.0f / 6;
-    p = p * x + 0.5f;
-    p = p * x + 1.0f;
-    return magnitude(x) < 0.5f ? step * p : (decay - 1.0f) * inverse;
-}
-
-// Its derivative by A.
-inline Vector hold_slope(Vector step, Vector x, Vector decay, Vector gain, Vector inverse) {
-    Vector p = all(1.0f / 45360);
-    p = p * x + 1.0f / 5760;
-    p = p * x + 1.0f / 840;
-    p = p * x + 1.0f / 144;
-    p = p * x + 1.0f / 30;
-    p = p * x + 1.0f / 8;
-    p = p * x + 1.0f / 3;
-    p = p * x + 0.5f;
-    return magnitude(x) < 0.5f ? step * step * p : (step * decay - gain) * inverse;
-}
-
-// Walk NUM states of one block of channels through a chunk and add C h to y.
+// Walk NUM states of one block of channels through some steps and add C h to y.
 template <int NUM, bool HOLD>
 inline void walk(const float* u, const float* delta, const float* A, const float* inverse, const float* B,
                  const float* C, int64_t row, int64_t steps, float* state, float* y) {
@@ -185,7 +39,7 @@ inline void walk(const float* u, const float* delta, const float* A, const float
             }
             sum[n % 2] += h[n] * C[n];
         }
-        store(y, sum[0] + sum[1]);
+        store(y, NUM > 1 ? sum[0] + sum[1] : sum[0]);
     }
 #pragma GCC unroll 16
     for (int n = 0; n < NUM; n++) store(state + n * LANES, h[n]);
@@ -200,17 +54,117 @@ constexpr int IN_REGISTERS = 4;
 #endif
 
 template <bool HOLD>
+inline void walk_all(int64_t states, const float* u, const float* delta, const float* A, const float* inverse,
+                     const float* B, const float* C, int64_t row, int64_t steps, float* state, float* y) {
+    for (int64_t n = 0; n < states;) {
+        const int64_t left = states - n, at = n * LANES;
+        auto step = walk<1, HOLD>;
+        int num = 1;
+        if (left >= 16 && IN_REGISTERS >= 16) {
+            step = walk<16, HOLD>, num = 16;
+        } else if (left >= 8 && IN_REGISTERS >= 8) {
+            step = walk<8, HOLD>, num = 8;
+        } else if (left >= 4) {
+            step = walk<4, HOLD>, num = 4;
+        } else if (left >= 2) {
+            step = walk<2, HOLD>, num = 2;
+        }
+        step(u, delta, A + at, inverse + at, B + n, C + n, row, steps, state + at, y);
+        n += num;
+    }
+}
+
+// Where the vectors of a block of channels lie, one a step: in a tile, or in place.
+struct Lane {
+    float* data;
+    int64_t stride;
+};
+
+// What a block of channels with few states keeps in registers while it is walked through.
+template <int NUM>
+struct Few {
+    Vector bias, D, h[NUM], rate[NUM], inverse[NUM];
+};
+
+// K steps side by side, up to the recurrence itself.
+template <int NUM, int K, bool HOLD, bool SOFTPLUS>
+ALWAYS_INLINE void few_steps(Few<NUM>& few, Lane& u, Lane& delta, const float*& B, const float*& C, int64_t row, Lane& y) {
+    Vector value[K], step[K], e[K], decay[K * NUM];
+#pragma GCC unroll 4
+    for (int k = 0; k < K; k++) {
+        value[k] = load(u.data), step[k] = load(delta.data) + few.bias;
+        u.data += u.stride, delta.data += delta.stride;
+    }
+    if constexpr (SOFTPLUS) softplus_each<K>(step, e);
+#pragma GCC unroll 4
+    for (int i = 0; i < K * NUM; i++) decay[i] = step[i / NUM] * few.rate[i % NUM];
+    exp2_each<K * NUM>(decay);
+#pragma GCC unroll 4
+    for (int k = 0; k < K; k++) {
+        const Vector input = step[k] * value[k];
+        Vector sum = few.D * value[k];
+#pragma GCC unroll 4
+        for (int n = 0; n < NUM; n++) {
+            Vector enters = input;
+            if constexpr (HOLD) {
+                const Vector exponent = step[k] * few.rate[n] * (1 / LOG2_E);
+                enters = hold_gain(step[k], exponent, decay[k * NUM + n], few.inverse[n]) * value[k];
+            }
+            few.h[n] = decay[k * NUM + n] * few.h[n] + enters * B[n];
+            sum += few.h[n] * C[n];
+        }
+        store(y.data, sum);
+        y.data += y.stride, B += row, C += row;
+    }
+}
+
+// The walk for few states, with softplus and direct path on the way: passes over a tile would cost more than the states.
+template <int NUM, bool HOLD, bool SOFTPLUS>
+void walk_few(Lane u, Lane delta, Vector bias, Vector D, const float* A, const float* inverse, const float* B,
+              const float* C, int64_t steps, float* state, Lane y) {
+    constexpr int K = 4 / NUM;
+    Few<NUM> few{bias, D, {}, {}, {}};
+#pragma GCC unroll 4
+    for (int n = 0; n < NUM; n++)
+        few.h[n] = load(state + n * LANES), few.rate[n] = load(A + n * LANES), few.inverse[n] = load(inverse + n * LANES);
+    const int64_t row = row_of(NUM);
+    int64_t t = 0;
+    for (; t + K <= steps; t += K) few_steps<NUM, K, HOLD, SOFTPLUS>(few, u, delta, B, C, row, y);
+    for (; t < steps; t++) few_steps<NUM, 1, HOLD, SOFTPLUS>(few, u, delta, B, C, row, y);
+#pragma GCC unroll 4
+    for (int n = 0; n < NUM; n++) store(state + n * LANES, few.h[n]);
+}
+
+template <int NUM, bool HOLD, class... Arguments>
+inline void few(bool softplus, const Arguments&... arguments) {
+    softplus ? walk_few<NUM, HOLD, true>(arguments...) : walk_few<NUM, HOLD, false>(arguments...);
+}
+
+constexpr int64_t TILE = 64;  // steps whose inputs and results lie turned in the first-level cache
+
+inline Lane in_place(const View& view, int64_t b, int64_t g, int64_t e, int64_t t) {
+    return {const_cast<float*>(view.at(b, g, e)) + t * view.time, view.time};
+}
+
+// Read a block of channels where it lies if a vector of channels lies there, and through a tile elsewhere.
+inline Lane read(const View& view, int64_t b, int64_t g, int64_t e, int64_t t, int channels, int64_t steps,
+                 const int32_t* places, float* tile) {
+    if (view.channel == 1 && channels == LANES && !places) return in_place(view, b, g, e, t);
+    load_tile(view.at(b, g, e), view, places, t, channels, steps, tile, LANES);
+    return {tile, LANES};
+}
+
+template <bool HOLD>
 void forward(const Scan& scan, const View& y, float* last, float* saved, int64_t threads) {
-    const int64_t states = scan.states, chunk = scan.chunk;
+    const int64_t states = scan.states, chunk = scan.chunk, row = scan.row();
     auto body = [&](int64_t task) {
         const int64_t split = task % scan.splits, g = task / scan.splits % scan.groups;
         const int64_t b = task / scan.splits / scan.groups;
         const int64_t from = scan.first_block(split), to = scan.first_block(split + 1), size = states * LANES;
         float* h = kanscan_workspace(0, 3 * (to - from) * size);
         float *A = h + (to - from) * size, *inverse = A + (to - from) * size;
-        float* u = kanscan_workspace(1, chunk * (3 * LANES + 2 * scan.row()) + LANES);
-        float *delta = u + chunk * LANES, *out = delta + chunk * LANES, *B = out + chunk * LANES;
-        float* C = B + chunk * scan.row();
+        float* u = kanscan_workspace(1, 3 * TILE * LANES + 2 * chunk * row + LANES);
+        float *delta = u + TILE * LANES, *out = delta + TILE * LANES, *B = out + TILE * LANES, *C = B + chunk * row;
         for (int64_t k = from; k < to; k++) {
             const int64_t channel = g * scan.width + k * LANES;
             const int channels = scan.width - k * LANES < LANES ? int(scan.width - k * LANES) : LANES;
@@ -220,38 +174,42 @@ void forward(const Scan& scan, const View& y, float* last, float* saved, int64_t
         }
         if (HOLD) invert(A, (to - from) * size, inverse);
         for (int64_t c = 0; c < scan.num_chunks(); c++) {
-            const int64_t begin = c * chunk, steps = scan.length - begin < chunk ? scan.length - begin : chunk;
-            const int32_t* places = scan.places(g, begin);
-            load_matrix(scan, scan.B, b, g, begin, steps, B);
-            load_matrix(scan, scan.C, b, g, begin, steps, C);
+            const int64_t begin = c * chunk, end = scan.length - begin < chunk ? scan.length : begin + chunk;
+            load_matrix(scan, scan.B, b, g, begin, end - begin, B);
+            load_matrix(scan, scan.C, b, g, begin, end - begin, C);
             for (int64_t k = from; k < to; k++) {
-                const int64_t e = k * LANES, channel = g * scan.width + e;
+                const int64_t e = k * LANES, channel = g * scan.width + e, block = (k - from) * size;
                 const int channels = scan.width - e < LANES ? int(scan.width - e) : LANES;
-                float *state = h + (k - from) * size, *rates = A + (k - from) * size;
+                const Vector bias = load_channels(scan.bias ? scan.bias + channel : nullptr, channels);
+                const Vector D = load_channels(scan.D ? scan.D + channel : nullptr, channels);
                 if (saved)
                     std::memcpy(saved + ((b * scan.num_chunks() + c) * scan.groups + g) * scan.saved_size() + k * size,
-                                state, size * sizeof(float));
-                load_tile(scan.u.at(b, g, e), scan.u, places, begin, channels, steps, u, LANES);
-                load_tile(scan.delta.at(b, g, e), scan.delta, places, begin, channels, steps, delta, LANES);
-                const Vector bias = load_channels(scan.bias ? scan.bias + channel : nullptr, channels);
-                prepare_steps(delta, bias, scan.softplus, steps, nullptr);
-                const Vector D = load_channels(scan.D ? scan.D + channel : nullptr, channels);
-                for (int64_t t = 0; t < steps; t++) store(out + t * LANES, D * load(u + t * LANES));
-                for (int64_t n = 0; n < states;) {
-                    const float *r = rates + n * LANES, *i = inverse + (k - from) * size + n * LANES;
-                    float* s = state + n * LANES;
-                    const int64_t left = states - n;
-                    if (left >= 16 && IN_REGISTERS >= 16) {
-                        walk<16, HOLD>(u, delta, r, i, B + n, C + n, scan.row(), steps, s, out), n += 16;
-                    } else if (left >= 8 && IN_REGISTERS >= 8) {
-                        walk<8, HOLD>(u, delta, r, i, B + n, C + n, scan.row(), steps, s, out), n += 8;
-                    } else if (left >= 4) {
-                        walk<4, HOLD>(u, delta, r, i, B + n, C + n, scan.row(), steps, s, out), n += 4;
-                    } else {
-                        walk<1, HOLD>(u, delta, r, i, B + n, C + n, scan.row(), steps, s, out), n += 1;
+                                h + block, size * sizeof(float));
+                for (int64_t t = begin; t < end; t += TILE) {
+                    const int64_t steps = end - t < TILE ? end - t : TILE, at = (t - begin) * row;
+                    const int32_t* places = scan.places(g, t);
+                    if (states <= 2) {
+                        const Lane in = read(scan.u, b, g, e, t, channels, steps, places, u);
+                        const Lane by = read(scan.delta, b, g, e, t, channels, steps, places, delta);
+                        const bool there = y.channel == 1 && channels == LANES && !places;
+                        const Lane to = there ? in_place(y, b, g, e, t) : Lane{out, LANES};
+                        auto run = [&](auto num) {
+                            few<decltype(num)::value, HOLD>(scan.softplus, in, by, bias, D, A + block, inverse + block, B + at, C + at,
+                                           steps, h + block, to);
+                        };
+                        if (states == 1) run(std::integral_constant<int, 1>());
+                        if (states == 2) run(std::integral_constant<int, 2>());
+                        if (!there) store_tile(out, y, places, t, channels, steps, y.at(b, g, e));
+                        continue;
                     }
+                    load_tile(scan.u.at(b, g, e), scan.u, places, t, channels, steps, u, LANES);
+                    load_tile(scan.delta.at(b, g, e), scan.delta, places, t, channels, steps, delta, LANES);
+                    prepare_steps(delta, bias, scan.softplus, steps, nullptr);
+                    direct(u, D, steps, out);
+                    walk_all<HOLD>(states, u, delta, A + block, inverse + block, B + at, C + at, row, steps, h + block,
+                                   out);
+                    store_tile(out, y, places, t, channels, steps, y.at(b, g, e));
                 }
-                store_tile(out, y, places, begin, channels, steps, y.at(b, g, e));
             }
         }
         for (int64_t k = from; k < to; k++) {
@@ -263,14 +221,6 @@ void forward(const Scan& scan, const View& y, float* last, float* saved, int64_t
     };
     parallel(scan.batch * scan.groups * scan.splits, threads, body);
 }
-
-// What backward hands out. Sums over time are kept for each sample, sums over channels for each split of a group; the
-// caller adds them up.
-struct Gradients {
-    View y, u, delta;                            // y comes in
-    const float *last, *saved;                   // last comes in (or null), saved are the states from forward
-    float *A, *D, *bias, *start, *B, *C;         // (batch, channels, ...); B and C (splits, batch, groups, states, length)
-};
 
 constexpr int AT_ONCE = 4;  // states of a block of channels that go through a chunk together, there and back
 
@@ -378,8 +328,11 @@ struct BackwardTask {
     int channels(int64_t k) const { return scan.width - k * LANES < LANES ? int(scan.width - k * LANES) : LANES; }
     int64_t pair(int64_t k) const { return (b * scan.groups * scan.width + channel(k)) * scan.states; }
     int64_t block(int64_t k) const { return (k - from) * scan.states * LANES; }
+    // States that all go at once need a block's tiles once: they stay in the cache from loading to storing.
+    bool at_once() const { return scan.states <= AT_ONCE && scan.states != 3; }
     Tiles tiles_of(int64_t k) const {
-        return Tiles(tiles + (k - from) * Tiles::COUNT * scan.chunk * LANES, scan.chunk * LANES);
+        const int64_t which = at_once() ? 0 : k - from;
+        return Tiles(tiles + which * Tiles::COUNT * scan.chunk * LANES, scan.chunk * LANES);
     }
 
     void begin() {
@@ -399,26 +352,28 @@ struct BackwardTask {
         const int32_t* places = scan.places(g, begin);
         load_matrix(scan, scan.B, b, g, begin, steps, B);
         load_matrix(scan, scan.C, b, g, begin, steps, C);
-        for (int64_t k = from; k < to; k++) load_block(k, c, begin, steps, places);
         const int64_t row = ((split * scan.batch + b) * scan.groups + g) * states;
+        for (int64_t k = from; !at_once() && k < to; k++) load_block(k, c, begin, steps, places);
         for (int64_t n = 0; n < states;) {
-            const int num = states - n >= AT_ONCE ? AT_ONCE : 1;
+            const int num = states - n >= AT_ONCE ? AT_ONCE : states - n >= 2 ? 2 : 1;
             for (int64_t i = 0; i < steps * num * LANES; i += LANES) {
                 store(sum_B + i, Vector{});
                 store(sum_C + i, Vector{});
             }
+            auto walk = num == 1 ? walk_back<1, false> : num == 2 ? walk_back<2, false> : walk_back<AT_ONCE, false>;
+            if (scan.hold) walk = num == 1 ? walk_back<1, true> : num == 2 ? walk_back<2, true> : walk_back<AT_ONCE, true>;
             for (int64_t k = from; k < to; k++) {
                 const int64_t at = block(k) + n * LANES;
-                auto walk = num == 1 ? walk_back<1, false> : walk_back<AT_ONCE, false>;
-                if (scan.hold) walk = num == 1 ? walk_back<1, true> : walk_back<AT_ONCE, true>;
-                walk(tiles_of(k), A + at, inverse + at, B + n, C + n, scan.row(), steps, state + at, carry + at,
-                     sum_A + at, sum_B, sum_C, memory);
+                if (at_once()) load_block(k, c, begin, steps, places);
+                walk(tiles_of(k), A + at, inverse + at, B + n, C + n, scan.row(), steps, state + at,
+                     carry + at, sum_A + at, sum_B, sum_C, memory);
+                if (at_once()) store_block(k, begin, steps, places);
             }
             sum_lanes(sum_B, num, steps, places, begin, grads.B + (row + n) * scan.length, scan.length);
             sum_lanes(sum_C, num, steps, places, begin, grads.C + (row + n) * scan.length, scan.length);
             n += num;
         }
-        for (int64_t k = from; k < to; k++) store_block(k, begin, steps, places);
+        for (int64_t k = from; !at_once() && k < to; k++) store_block(k, begin, steps, places);
     }
 
     void load_block(int64_t k, int64_t c, int64_t begin, int64_t steps, const int32_t* places) {
@@ -508,7 +463,9 @@ KANSCAN_EXPORT void KANSCAN_NAME(kanscan_scan_forward)(const int64_t* numbers, c
                                                         const float* bias, const float* start, const int32_t* order,
                                                         float* y, float* last, float* saved, int64_t threads) {
     const Scan scan = scan_of(numbers, u, delta, A, B, C, D, bias, start, order);
-    (scan.hold ? forward<true> : forward<false>)(scan, view_of(y, numbers + 25), last, saved, threads);
+    const View out = view_of(y, numbers + 25);
+    if (along_time(scan, out)) return one_state_forward(scan, out, last, saved, threads);
+    (scan.hold ? forward<true> : forward<false>)(scan, out, last, saved, threads);
 }
 
 // `numbers` as for forward, with the strides of grad_y in the place of y's, then those of grad_u and grad_delta.
@@ -523,5 +480,7 @@ KANSCAN_EXPORT void KANSCAN_NAME(kanscan_scan_backward)(const int64_t* numbers, 
     const Gradients grads{view_of(grad_y, numbers + 25), view_of(grad_u, numbers + 29),
                           view_of(grad_delta, numbers + 33), grad_last, saved, grad_A, grad_D, grad_bias, grad_start,
                           grad_B, grad_C};
+    if (along_time(scan, grads.y) && along_time(scan, grads.u) && along_time(scan, grads.delta))
+        return one_state_backward(scan, grads, threads);
     backward(scan, grads, threads);
 }

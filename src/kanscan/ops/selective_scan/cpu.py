@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kanscan.ops import native
 
@@ -86,7 +87,9 @@ def scan_groups(
     """
     tensors = (u, delta, A, B, C, D, delta_bias, initial_state)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    y, last, _ = _forward(*tensors, order, delta_softplus, discretization == "zoh", chunk_length(A.shape[1]), keep)
+    given = [t for t in (*tensors, order) if t is not None]
+    run = _Outright.apply if native.outright(*given) else _forward
+    y, last, _ = run(*tensors, order, delta_softplus, discretization == "zoh", chunk_length(A.shape[1]), keep)
     return y, last
 
 
@@ -111,14 +114,7 @@ def _kept_shape(u: Tensor, B: Tensor, chunk: int) -> tuple[Any, ...]:
     return (batch, (length + chunk - 1) // chunk, groups, (width + 15) // 16 * 16, states)
 
 
-@torch.library.custom_op(
-    "kanscan::selective_scan",
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"({_TENSORS}, Tensor? initial_state, Tensor? order, bool delta_softplus, bool zoh, int chunk, bool keep)"
-    " -> (Tensor, Tensor, Tensor)",
-)
-def _forward(
+def _apply_forward(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -138,15 +134,28 @@ def _forward(
     numbers = _numbers(delta, B, chunk, _splits(u, delta), delta_softplus, zoh, [*read, y])
     plain = [None if t is None else t.contiguous() for t in (A, D, delta_bias, initial_state)]
     scan_inputs = (*read[:2], plain[0], *read[2:], *plain[1:])
+    native.settle(y, kept)
     native.call("scan_forward", numbers, *scan_inputs, _places(order), y, last, kept if keep else None)
     return y, last, kept
+
+
+_forward = torch.library.custom_op(
+    "kanscan::selective_scan",
+    _apply_forward,
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"({_TENSORS}, Tensor? initial_state, Tensor? order, bool delta_softplus, bool zoh, int chunk, bool keep)"
+    " -> (Tensor, Tensor, Tensor)",
+)
 
 
 def _outputs(
     delta: Tensor, A: Tensor, B: Tensor, order: Tensor | None, chunk: int, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     last = delta.new_empty((delta.shape[0], *A.shape))
-    return _written(delta, order), last, delta.new_empty(_kept_shape(delta, B, chunk) if keep else (0,))
+    # Places of a block beyond the last channel are not written by every kernel.
+    new = delta.new_zeros if delta.shape[2] % 16 else delta.new_empty
+    return _written(delta, order), last, new(_kept_shape(delta, B, chunk) if keep else (0,))
 
 
 def _written(like: Tensor, order: Tensor | None) -> Tensor:
@@ -176,14 +185,7 @@ def _(
     return _outputs(delta, A, B, order, chunk, keep)
 
 
-@torch.library.custom_op(
-    "kanscan::selective_scan_backward",
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"(Tensor grad_y, Tensor grad_last, {_TENSORS}, Tensor kept, Tensor? order, bool delta_softplus, bool zoh,"
-    " int chunk) -> Tensor[]",
-)
-def _backward(
+def _apply_backward(
     grad_y: Tensor,
     grad_last: Tensor,
     u: Tensor,
@@ -212,9 +214,20 @@ def _backward(
     plain = [None if t is None else t.contiguous() for t in (A, D, delta_bias)]
     scan_inputs = (*read[:2], plain[0], *read[2:4], *plain[1:], _places(order))
     written = (grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias, grad_start)
+    native.settle(grad_u, grad_delta)
     native.call("scan_backward", numbers, *scan_inputs, kept, read[4], grad_last.contiguous(), *written)
     whole_B, whole_C = (t[0] if splits == 1 else t.sum(0) for t in (grad_B, grad_C))
     return [grad_u, grad_delta, grad_A.sum(0), whole_B, whole_C, grad_D.sum(0), grad_bias.sum(0), grad_start]
+
+
+_backward = torch.library.custom_op(
+    "kanscan::selective_scan_backward",
+    _apply_backward,
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"(Tensor grad_y, Tensor grad_last, {_TENSORS}, Tensor kept, Tensor? order, bool delta_softplus, bool zoh,"
+    " int chunk) -> Tensor[]",
+)
 
 
 @_backward.register_fake
@@ -250,6 +263,30 @@ def _gradients(ctx: Any, grad_y: Tensor, grad_last: Tensor, _: Tensor) -> tuple[
 
 
 _forward.register_autograd(_gradients, setup_context=_keep)
+
+
+class _Outright(torch.autograd.Function):
+    """The same without the dispatcher."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+        output = _apply_forward(*inputs)
+        _keep(ctx, inputs, output)
+        ctx.mark_non_differentiable(output[2])
+        ctx.set_materialize_grads(False)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        u, delta, A, *rest = ctx.saved_tensors
+        if grad_y is None:
+            grad_y = torch.zeros_like(delta)
+        if grad_last is None:
+            grad_last = A.new_zeros((delta.shape[0], *A.shape))
+        grads = _apply_backward(grad_y, grad_last, u, delta, A, *rest, *ctx.setting)
+        found = (g if need else None for g, need in zip(grads, ctx.needs_input_grad[:8], strict=True))
+        return (*found, *[None] * 5)
 
 
 def _readable(t: Tensor, order: Tensor | None) -> Tensor:

@@ -1,0 +1,200 @@
+// What both forms of the selective scan share: how sequences are addressed, and the arithmetic of one step.
+#pragma once
+
+#include "../native.h"
+#include "../simd.h"
+
+namespace {
+
+struct View {
+    const float* data;
+    int64_t batch, group, channel, time;
+    const float* at(int64_t b, int64_t g, int64_t c) const { return data + b * batch + g * group + c * channel; }
+};
+
+// Rows of B and C in a tile: whole vectors, unless so few states that single numbers are cheaper.
+constexpr int64_t row_of(int64_t states) {
+    return states < LANES / 2 ? states : (states + LANES - 1) / LANES * LANES;
+}
+
+struct Scan {
+    int64_t batch, groups, width, length, states, chunk, splits;
+    View u, delta, B, C;  // for B and C "channel" is the state
+    const float *A, *D, *bias, *start;
+    const int32_t* order;  // (groups, length), or null
+    bool softplus, hold;  // hold: the zero-order hold, which integrates the input over a step
+
+    int64_t blocks() const { return (width + LANES - 1) / LANES; }
+    int64_t num_chunks() const { return (length + chunk - 1) / chunk; }
+    int64_t row() const { return row_of(states); }
+    int64_t saved_size() const { return (width + 15) / 16 * 16 * states; }
+    const int32_t* places(int64_t g, int64_t t) const { return order ? order + g * length + t : nullptr; }
+    // Whether all groups are views of one u; the gradient then has one group too.
+    bool shared() const { return groups > 1 && u.group == 0; }
+    int64_t first_block(int64_t split) const { return split * blocks() / splits; }
+    int64_t first_channel(int64_t split) const {
+        const int64_t first = first_block(split) * LANES;
+        return first < width ? first : width;
+    }
+};
+
+inline View view_of(const float* data, const int64_t* strides) {
+    return {data, strides[0], strides[1], strides[2], strides[3]};
+}
+
+inline int64_t place(const int32_t* places, int64_t t) { return places ? places[t] : t; }
+
+// tile[t * row + c] = p[c, t] for t < steps and c < LANES, zero beyond `channels`.
+inline void load_tile(const float* p, const View& view, const int32_t* places, int64_t begin, int channels, int64_t steps,
+                      float* tile, int64_t row) {
+    int64_t t = 0;
+    if (!places) p += begin * view.time;
+    if (view.channel == 1 && channels > 1) {
+        for (; t < steps; t++) store(tile + t * row, load_first(p + place(places, t) * view.time, channels));
+        return;
+    }
+    if (view.time == 1 && !places && row >= LANES)
+        for (; t + LANES <= steps; t += LANES) {
+            Vector v[LANES];
+            for (int c = 0; c < LANES; c++) v[c] = c < channels ? load(p + c * view.channel + t) : Vector{};
+            transpose(v);
+            for (int i = 0; i < LANES; i++) store(tile + (t + i) * row, v[i]);
+        }
+    const int width = row < LANES ? int(row) : LANES;
+    for (; t < steps; t++)
+        for (int c = 0; c < width; c++)
+            tile[t * row + c] = c < channels ? p[c * view.channel + place(places, t) * view.time] : 0.0f;
+}
+
+// The way back, and with `add` onto what is there.
+inline void store_tile(const float* tile, const View& view, const int32_t* places, int64_t begin, int channels,
+                       int64_t steps, const float* where, bool add = false) {
+    float* p = const_cast<float*>(where);
+    int64_t t = 0;
+    if (!places) p += begin * view.time;
+    if (view.channel == 1 && channels > 1) {
+        for (; t < steps; t++) {
+            float* to = p + place(places, t) * view.time;
+            const Vector v = load(tile + t * LANES);
+            store_first(to, add ? v + load_first(to, channels) : v, channels);
+        }
+        return;
+    }
+    if (view.time == 1 && !places)
+        for (; t + LANES <= steps; t += LANES) {
+            Vector v[LANES];
+            for (int i = 0; i < LANES; i++) v[i] = load(tile + (t + i) * LANES);
+            transpose(v);
+            for (int c = 0; c < channels; c++) {
+                float* to = p + c * view.channel + t;
+                store(to, add ? v[c] + load(to) : v[c]);
+            }
+        }
+    for (; t < steps; t++)
+        for (int c = 0; c < channels; c++) {
+            float& to = p[c * view.channel + place(places, t) * view.time];
+            to = add ? to + tile[t * LANES + c] : tile[t * LANES + c];
+        }
+}
+
+inline void load_matrix(const Scan& scan, const View& view, int64_t b, int64_t g, int64_t begin, int64_t steps,
+                        float* rows) {
+    for (int64_t n = 0; n < scan.states; n += LANES) {
+        const int count = scan.states - n < LANES ? int(scan.states - n) : LANES;
+        load_tile(view.at(b, g, n), view, scan.places(g, begin), begin, count, steps, rows + n, scan.row());
+    }
+}
+
+// x = softplus(x), and what it is computed from: exp(-|x|).
+template <int K>
+ALWAYS_INLINE void softplus_each(Vector* x, Vector* e) {
+    Vector log[K];
+#pragma GCC unroll 8
+    for (int k = 0; k < K; k++) e[k] = magnitude(x[k]) * -LOG2_E;
+    exp2_each<K>(e);
+#pragma GCC unroll 8
+    for (int k = 0; k < K; k++) log[k] = e[k];
+    log1p_each<K>(log);
+#pragma GCC unroll 8
+    for (int k = 0; k < K; k++) x[k] = at_least(0.0f, x[k]) + log[k];
+}
+
+// Its slope.
+ALWAYS_INLINE Vector softplus_slope(Vector x, Vector e) { return (x > 0.0f ? all(1.0f) : e) / (1.0f + e); }
+
+template <int K>
+ALWAYS_INLINE void prepare_some(float* delta, Vector bias, bool softplus, float* slope) {
+    Vector x[K], step[K], e[K];
+#pragma GCC unroll 8
+    for (int k = 0; k < K; k++) step[k] = x[k] = load(delta + k * LANES) + bias;
+    if (softplus) softplus_each<K>(step, e);
+#pragma GCC unroll 8
+    for (int k = 0; k < K; k++) {
+        store(delta + k * LANES, step[k]);
+        if (slope) store(slope + k * LANES, softplus ? softplus_slope(x[k], e[k]) : all(1.0f));
+    }
+}
+
+// delta' = softplus(delta + bias), or without the softplus; its slope too where asked for.
+inline void prepare_steps(float* delta, Vector bias, bool softplus, int64_t steps, float* slope) {
+    int64_t t = 0;
+    for (; t + 4 <= steps; t += 4) prepare_some<4>(delta + t * LANES, bias, softplus, slope ? slope + t * LANES : nullptr);
+    for (; t < steps; t++) prepare_some<1>(delta + t * LANES, bias, softplus, slope ? slope + t * LANES : nullptr);
+}
+
+// (channels, states) -> [state][lane], zero in lanes without a channel.
+inline void load_states(const float* p, int64_t states, int channels, float factor, float* out) {
+    for (int64_t n = 0; n < states; n++)
+        for (int c = 0; c < LANES; c++) out[n * LANES + c] = p && c < channels ? p[c * states + n] * factor : 0.0f;
+}
+
+inline void store_states(const float* in, int64_t states, int channels, float* p) {
+    for (int c = 0; c < channels; c++)
+        for (int64_t n = 0; n < states; n++) p[c * states + n] = in[n * LANES + c];
+}
+
+inline Vector load_channels(const float* p, int channels) { return p ? load_first(p, channels) : Vector{}; }
+
+// 1 / A of rates that were scaled for powers of two; 0 where A is 0.
+inline void invert(const float* rates, int64_t count, float* out) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        const Vector A = load(rates + i);
+        store(out + i, A == 0.0f ? Vector{} : LOG2_E / A);
+    }
+}
+
+// (exp(x) - 1) / A for x = step A: near zero, where the difference cancels, a series (remainder below 1e-8).
+ALWAYS_INLINE Vector hold_gain(Vector step, Vector x, Vector decay, Vector inverse) {
+    Vector p = all(1.0f / 40320);
+    p = p * x + 1.0f / 5040;
+    p = p * x + 1.0f / 720;
+    p = p * x + 1.0f / 120;
+    p = p * x + 1.0f / 24;
+    p = p * x + 1.0f / 6;
+    p = p * x + 0.5f;
+    p = p * x + 1.0f;
+    return magnitude(x) < 0.5f ? step * p : (decay - 1.0f) * inverse;
+}
+
+// Its derivative by A.
+ALWAYS_INLINE Vector hold_slope(Vector step, Vector x, Vector decay, Vector gain, Vector inverse) {
+    Vector p = all(1.0f / 45360);
+    p = p * x + 1.0f / 5760;
+    p = p * x + 1.0f / 840;
+    p = p * x + 1.0f / 144;
+    p = p * x + 1.0f / 30;
+    p = p * x + 1.0f / 8;
+    p = p * x + 1.0f / 3;
+    p = p * x + 0.5f;
+    return magnitude(x) < 0.5f ? step * step * p : (step * decay - gain) * inverse;
+}
+
+// What backward hands out. Sums over time are kept for each sample, sums over channels for each split of a group; the
+// caller adds them up.
+struct Gradients {
+    View y, u, delta;                            // y comes in
+    const float *last, *saved;                   // last comes in (or null), saved are the states from forward
+    float *A, *D, *bias, *start, *B, *C;         // (batch, channels, ...); B and C (splits, batch, groups, states, length)
+};
+
+}  // namespace
