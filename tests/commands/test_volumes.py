@@ -218,7 +218,6 @@ def test_a_2d_network_learns_slices(data, tmp_path):
         "volume.slices": True,
         "volume.batch_size": 2,
         "volume.batches_per_epoch": 1,
-        "loss.deep_supervision": False,
         "trainer.epochs": 1,
         "trainer.device": "cpu",
         "volume.cache": str(tmp_path / "cache"),

@@ -15,6 +15,7 @@ from kanscan.data.nnunet_plans import nnunet_plans, read_nnunet_plans
 from kanscan.data.plan import make_plan
 from kanscan.data.readers.volumes import label_map_from_json
 from kanscan.data.splits import make_split
+from kanscan.data.volumes import read_volume_pair
 from kanscan.metrics import IGNORED, case_scores, check_tolerances, read_tolerances, tolerance_of
 
 
@@ -140,6 +141,11 @@ def test_a_list_of_volumes(tmp_path):
     assert "line 4" in survey.problems[0] and "which is not there" in survey.problems[0]
     assert "split is 'tset'" in survey.problems[1]
     assert recognize(tmp_path / "cases.csv") == "table"
+    (tmp_path / "cases.csv").write_text("id,image,mask\nboth,scans/a.nii.gz; scans/b.nii.gz,truth/a.nii.gz\n")
+    reader = make_reader("table", tmp_path)
+    (case,) = reader.cases(tmp_path)
+    assert (case.id, reader.channels) == ("both", 2)
+    assert read_volume_pair(case, reader.label_map)[0].channels == 2
 
 
 def test_a_list_of_pictures(tmp_path):

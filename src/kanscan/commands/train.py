@@ -172,7 +172,8 @@ def _resolve(target: str, settings: dict[str, Any], output: Path | None, resume:
         base = _folder_recipe(path, settings)
         model = settings.get("model.name", load_recipe(base).model.name)
         name = {} if "name" in settings else {"name": f"{model}-{path.resolve().name}"}
-        recipe = load_recipe(base, {"data.root": str(path), **name, **settings})
+        supervision = _supervision(model) if base == VOLUMES_RECIPE else {}
+        recipe = load_recipe(base, {"data.root": str(path), **name, **supervision, **settings})
     elif path.suffix in (".yaml", ".yml") or target in recipe_names():
         recipe = load_recipe(target, settings)
     elif path.exists():
@@ -195,6 +196,16 @@ def _folder_recipe(path: Path, settings: Mapping[str, Any]) -> str:
     from kanscan.models.base import NoisePredictor
 
     return GENERATING_RECIPE if issubclass(MODELS[settings["model.name"]], NoisePredictor) else FOLDER_RECIPE
+
+
+def _supervision(model: str) -> dict[str, bool]:
+    """Switch deep supervision off for a network without side outputs; a wrong name is refused later."""
+    from kanscan.models import MODELS
+    from kanscan.models.base import SegmentationModel
+
+    known = MODELS.get(model)
+    has_side_outputs = known is not None and getattr(known, "side_outputs", None) is not SegmentationModel.side_outputs
+    return {} if has_side_outputs else {"loss.deep_supervision": False}
 
 
 def _holds_volumes(path: Path, settings: Mapping[str, Any]) -> bool:
