@@ -41,8 +41,9 @@ def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_page_with_everything_the_network_allows(run: Path, tmp_path: Path) -> None:
     result = explain(run, output=tmp_path / "out", cases=3, shown=1, prune=0.5)
-    assert set(result.chapters) == set(CHAPTERS) - {"scans"}
-    assert "no 2D scans" in result.left_out["scans"]
+    assert set(result.chapters) == set(CHAPTERS) - {"scans", "attention"}
+    assert "no scans" in result.left_out["scans"]
+    assert "no linear attention" in result.left_out["attention"]
     page = result.page.read_text()
     assert page.count("<svg") >= 4 + 1 + 1 + 1 + 1 + 1
     assert "src=" not in page
@@ -89,7 +90,7 @@ def test_an_explanation_is_not_overwritten_unasked(run: Path, tmp_path: Path) ->
     ("options", "words"),
     [
         ({"only": ["mapps"]}, "did you mean 'maps'"),
-        ({"only": ["scans"]}, "no 2D scans"),
+        ({"only": ["scans"]}, "no scans"),
         ({"only": ["maps"], "layer": "nowhere"}, "no layer 'nowhere'"),
         ({"at": "2,0"}, "row,column"),
         ({"only": ["splines"], "prune": 1.5}, "between 0 and 1"),

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     from kanscan.explanation.chapters import Chapter, Sample
     from kanscan.explanation.splines import SplineLayer
-    from kanscan.predictor import Predictor
+    from kanscan.predictor import Predictor, VolumePredictor
     from kanscan.run import Run
 
 #: Chapters in the order of the page.
-CHAPTERS = ("splines", "pruning", "maps", "receptive_field", "scans", "uncertainty", "calibration")
+CHAPTERS = ("splines", "pruning", "maps", "receptive_field", "scans", "attention", "uncertainty", "calibration")
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def explain(
     at: str = "0.5,0.5",
     prune: float | None = None,
     ensemble: list[Path] | None = None,
+    beside: list[Path] | None = None,
     cases: int = 24,
     shown: int = 4,
     device: str = "auto",
@@ -80,16 +81,20 @@ def explain(
 ) -> Explanation:
     """Explain a run: its splines, what can be pruned, where it looks, what a pixel receives, how sure it is.
 
+    Of a volume the patch around the middle of its foreground is looked at, and shown in three planes.
+
     Args:
         run: The run's folder.
-        images: Images to look at; default: test cases of the run's data, with their labels.
+        images: Images or volumes to look at; default: test cases of the run's data, with their labels.
         output: Folder for the page; default: explanation/ inside the run.
-        only: Chapters to write (splines, pruning, maps, receptive_field, scans, uncertainty, calibration); default: all
-            that the network and the data allow.
-        layer: Layer whose maps are shown; default: the last tokenized KAN block.
-        at: Row and column, as shares of the image, of the pixel whose scans are shown.
+        only: Chapters to write (splines, pruning, maps, receptive_field, scans, attention, uncertainty, calibration);
+            default: all that the network and the data allow.
+        layer: Layer whose maps are shown, or whose scans; default: the last tokenized KAN block, in other networks the
+            last block at about an eighth of the image's side.
+        at: Row and column, as shares of the image, of the place whose scans are shown; of a volume depth in front.
         prune: Share of the KAN edges to remove; the pruned network is saved as a run of its own.
         ensemble: Further runs on the same task whose predictions are compared.
+        beside: Runs of networks with 2D scans (VM-UNet) to set beside the KAN attention of VMKLA-UNet.
         cases: Cases that statistics are averaged over.
         shown: Images that maps are drawn for.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -107,28 +112,52 @@ def explain(
     Example:
         >>> explain("runs/demo").page  # doctest: +SKIP
     """
-    from kanscan.build import load_predictor, predictor
+    from kanscan.build import predictor
+    from kanscan.build.explanation_page import write_page
+    from kanscan.build.samples import case_samples, named_samples
     from kanscan.run import Run
 
     opened = Run.open(run)
-    if "plan" in opened.facts:
-        raise ValueError(f"explain draws pictures and {opened.path} learned from volumes; see kanscan evaluate")
     asked = _chapters(only)
     position = _position(at)
     folder = output or opened.path / "explanation"
     if (folder / "index.html").exists() and not overwrite:
         raise FileExistsError(f"{folder} already holds an explanation; add --overwrite or choose another --output")
     serve = predictor(opened, device=device, flips=False)
-    others = [load_predictor(path, device=device, flips=False) for path in ensemble or ()]
-    for path, other in zip(ensemble or (), others, strict=True):
-        if (other.class_names, other.preprocessing) != (serve.class_names, serve.preprocessing):
-            raise ValueError(f"{path} has other classes or another preprocessing than {run}; they cannot be compared")
-    samples = _images(serve, images) if images else _cases(opened, serve, "test", cases)
-    study = _Study(opened, serve, others, samples, samples[:shown], layer, position, device)
+    others = _others(serve, opened, ensemble or (), device, alike=True)
+    scanning = _others(serve, opened, beside or (), device, alike=False)
+    samples = named_samples(serve, images) if images else case_samples(opened, serve, "test", cases)
+    study = _Study(opened, serve, others, scanning, samples, samples[:shown], layer, position)
     written, left_out = study.write(asked, explicitly=only is not None)
     pruned = None if prune is None else study.save_pruned(prune, folder / "pruned", overwrite)
-    page = _write(folder, opened, samples, written)
+    page = write_page(folder, study.lead(), written, left_out)
     return Explanation(page.resolve(), tuple(c.key for c in written), left_out, study.temperature, pruned)
+
+
+def _others(
+    serve: Predictor | VolumePredictor, run: Run, paths: Sequence[Path], device: str, *, alike: bool
+) -> dict[str, nn.Module]:
+    """Load further networks by the names of their runs; they must take the same images, and tell the same classes."""
+    from kanscan.build import load_predictor
+
+    found: dict[str, nn.Module] = {}
+    for path in paths:
+        other = load_predictor(path, device=device, flips=False)
+        if _taken(other) != _taken(serve) or (alike and other.class_names != serve.class_names):
+            raise ValueError(
+                f"{path} has other classes or another preprocessing than {run.path}; they cannot be compared"
+            )
+        name = Path(path).name
+        found[name if name not in found else str(path)] = other.model
+    return found
+
+
+def _taken(serve: Any) -> Any:
+    """Return what decides how images reach a network."""
+    plan = getattr(serve, "plan", None)
+    if plan is None:
+        return serve.preprocessing
+    return plan.channels, plan.spacing_mm, plan.patch_size, plan.normalization, plan.slice_axis
 
 
 def _chapters(only: Sequence[str] | None) -> tuple[str, ...]:
@@ -138,48 +167,17 @@ def _chapters(only: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(name for name in CHAPTERS if only is None or name in only)
 
 
-def _position(text: str) -> tuple[float, float]:
+def _position(text: str) -> tuple[float, ...]:
     try:
-        row, column = (float(part) for part in text.split(","))
+        place = tuple(float(part) for part in text.split(","))
     except ValueError:
-        row = column = -1.0
-    if not (0 <= row <= 1 and 0 <= column <= 1):
-        raise ValueError(f"at must be row,column as shares of the image, such as 0.4,0.6; got {text!r}")
-    return row, column
-
-
-def _sample(serve: Predictor, name: str, image: Any, label: Any = None) -> Sample:
-    import numpy as np
-    import torch
-
-    from kanscan.explanation.chapters import Sample
-
-    x = serve.prepare(image)
-    picture = serve.preprocessing.prepare(image).transpose(1, 2, 0)
-    # Without a fixed size the predictor pads at the bottom and the right.
-    bottom, right = (int(p) - int(s) for p, s in zip(x.shape[1:], picture.shape[:2], strict=True))
-    beside = ((0, bottom), (0, right))
-    picture = np.pad(picture, (*beside, (0, 0)), mode="edge").astype(np.uint8)
-    if label is None:
-        return Sample(name, picture, x)
-    return Sample(name, picture, x, torch.from_numpy(np.pad(serve.preprocessing.prepare_label(label), beside)).long())
-
-
-def _images(serve: Predictor, paths: Sequence[Path]) -> list[Sample]:
-    from kanscan.data.io import read_image
-
-    return [_sample(serve, path.stem, read_image(path)) for path in paths]
-
-
-def _cases(run: Run, serve: Predictor, part: str, count: int) -> list[Sample]:
-    from kanscan.build import evaluation_cases
-    from kanscan.data.io import read_pair
-
-    found = evaluation_cases(run, part=part)
-    # Spread over the part, so that neighbors in a sequence do not stand for all.
-    step = max(1, len(found.cases) / max(1, count))
-    chosen = [found.cases[int(i * step)] for i in range(min(count, len(found.cases)))]
-    return [_sample(serve, case.id, *read_pair(case, found.source.label_map)) for case in chosen]
+        place = ()
+    if len(place) not in (2, 3) or not all(0 <= p <= 1 for p in place):
+        raise ValueError(
+            "at must be row,column (of a volume also depth,row,column) as shares of the image, such as 0.4,0.6; got "
+            f"{text!r}"
+        )
+    return place
 
 
 class _Study:
@@ -188,18 +186,33 @@ class _Study:
     def __init__(
         self,
         run: Run,
-        serve: Predictor,
-        others: Sequence[Predictor],
+        serve: Predictor | VolumePredictor,
+        others: dict[str, nn.Module],
+        scanning: dict[str, nn.Module],
         samples: Sequence[Sample],
         shown: Sequence[Sample],
         layer: str | None,
-        position: tuple[float, float],
-        device: str,
+        position: tuple[float, ...],
     ) -> None:
-        self.run, self.serve, self.others, self.samples, self.shown = run, serve, others, samples, shown
-        self.layer, self.position, self.device = layer, position, device
+        self.run, self.serve, self.others, self.scanning = run, serve, others, scanning
+        self.samples, self.shown, self.layer, self.position = samples, shown, layer, position
         self.temperature: float | None = None
         self._layers: list[SplineLayer] | None = None
+        dims = samples[0].x.ndim - 1
+        if len(position) > dims:
+            raise ValueError(f"at names {len(position)} shares, the network's images have {dims} axes")
+
+    def lead(self) -> str:
+        """Say what was looked at."""
+        facts, images = self.run.facts, f"{len(self.samples)} images"
+        if "plan" in facts:
+            what = "slice" if self.samples[0].x.ndim == 3 else "patch"
+            size = " x ".join(map(str, self.samples[0].x.shape[1:]))
+            images += f" (of each volume the {what} of {size} voxels around the middle of its foreground)"
+        return (
+            f"{facts['model']['name']}, {facts['num_parameters']:,} parameters, run {self.run.path.name}; looked at on "
+            f"{images}. Arrays lie beside this page as npz, figures as SVG and PNG."
+        )
 
     def write(self, asked: Sequence[str], *, explicitly: bool) -> tuple[list[Chapter], dict[str, str]]:
         """Write the chapters; one that cannot be written is left out with the reason, unless it was asked for."""
@@ -274,7 +287,8 @@ class _Study:
         """Show where the network looks."""
         from kanscan.explanation.chapters import maps
 
-        return maps(self.model, self.control(), self.shown, self.serve.class_names, self.serve.device, self.layer)
+        names, shown = self.serve.class_names, len(self.shown)
+        return maps(self.model, self.control(), self.samples, names, self.serve.device, self.layer, shown)
 
     def receptive_field(self) -> Chapter:
         """Show what moves the central output."""
@@ -283,10 +297,21 @@ class _Study:
         return field_of_view(self.model, self.control(), self.samples, self.serve.device)
 
     def scans(self) -> Chapter:
-        """Show what a pixel receives along the scans."""
+        """Show what a place receives along the scans."""
         from kanscan.explanation.chapters import scans
+        from kanscan.explanation.scan_attention import scan_layers
 
-        return scans(self.model, self.shown, self.position, self.serve.device, None)
+        known = scan_layers(self.model)
+        around = {name.rpartition(".")[0] for name in known}
+        layer = self.layer if self.layer in {*known, *around} else None
+        return scans(self.model, self.shown, self.position, self.serve.device, layer)
+
+    def attention(self) -> Chapter:
+        """Set KAN attention beside scans."""
+        from kanscan.explanation.chapters import attention
+
+        row, column = self.position[-2:]
+        return attention(self.model, self.control(), self.shown, (row, column), self.serve.device, self.scanning)
 
     def uncertainty(self) -> Chapter:
         """Show where predictions disagree."""
@@ -299,31 +324,25 @@ class _Study:
         def probabilities(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
             return class_probabilities(model(x))
 
-        models = [self.model, *(other.model for other in self.others)]
-        return uncertainty(models, probabilities, self.shown, self.serve.device)
+        return uncertainty([self.model, *self.others.values()], probabilities, self.shown, self.serve.device)
 
     def calibration(self) -> Chapter:
         """Fit a temperature on the validation cases, judge it on the test cases, keep it in the run."""
-        import torch
-
+        from kanscan.build.samples import logits_and_labels
         from kanscan.explanation.chapters import calibrating
         from kanscan.files import write_json
 
-        labelled = [s for s in self.samples if s.label is not None]
-        if not labelled:
+        if all(s.label is None for s in self.samples):
             raise ValueError("calibration needs labels; leave out the images to use the run's test cases")
-        fitted_on = _cases(self.run, self.serve, "validation", len(labelled))
-
-        @torch.inference_mode()
-        def logits(sample: Sample) -> torch.Tensor:
-            return self.model(sample.x[None].to(self.serve.device))[0]
-
-        chapter, found = calibrating(logits, fitted_on, labelled)
+        fitted_on, judged_on = (
+            logits_and_labels(self.run, self.serve, part, len(self.samples)) for part in ("validation", "test")
+        )
+        chapter, found = calibrating(fitted_on, judged_on, "voxels" if "plan" in self.run.facts else "pixels")
         self.temperature = found.temperature
         content = {
             "temperature": found.temperature,
             "num_validation_cases": len(fitted_on),
-            "num_test_cases": len(labelled),
+            "num_test_cases": len(judged_on),
             "expected_calibration_error": found.before.error,
             "expected_calibration_error_with_temperature": found.after.error,
         }
@@ -357,40 +376,3 @@ class _Study:
         # Last, because a folder with a recipe is a run.
         shutil.copyfile(self.run.recipe_path, run.recipe_path)
         return folder
-
-
-def _write(folder: Path, run: Run, samples: Sequence[Sample], chapters: Sequence[Chapter]) -> Path:
-    import io
-
-    import matplotlib
-    import numpy as np
-
-    from kanscan.files import atomic, write_text
-    from kanscan.report.page import Section, figure, page, paragraph, table
-
-    folder.mkdir(parents=True, exist_ok=True)
-    sections = []
-    for chapter in chapters:
-        parts = [paragraph(text) for text in chapter.sentences]
-        parts += [table(columns, rows, numeric) for columns, rows, numeric in chapter.tables]
-        for name, drawing, caption in chapter.figures:
-            stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-            buffer = io.StringIO()
-            with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kanscan"}):
-                drawing.savefig(buffer, format="svg", metadata={"Date": None}, transparent=False)
-            write_text(folder / f"{stem}.svg", buffer.getvalue())
-            with atomic(folder / f"{stem}.png") as path:
-                drawing.savefig(path, format="png", dpi=150)
-            parts.append(figure(buffer.getvalue(), caption))
-        if chapter.arrays:
-            with atomic(folder / f"{chapter.key}.npz") as path, path.open("wb") as file:
-                np.savez_compressed(file, **dict(chapter.arrays))  # type: ignore[arg-type]
-        for name, text in chapter.texts.items():
-            write_text(folder / name, text)
-        sections.append(Section(chapter.title, parts))
-    facts = run.facts
-    lead = (
-        f"{facts['model']['name']}, {facts['num_parameters']:,} parameters, run {run.path.name}; looked at on "
-        f"{len(samples)} images. Arrays lie beside this page as npz, figures as SVG and PNG."
-    )
-    return write_text(folder / "index.html", page("What the network learned", lead, sections))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +13,11 @@ from torch import Tensor, nn
 
 from kanscan.layers.embedding import to_map
 from kanscan.layers.kan import TokenizedKANBlock
+
+#: Side of an image over that of a map worth showing: fine enough to say where, coarse enough to say what.
+_REDUCTION = 8.0
+#: Places such a map has along each axis at least, where the network has one.
+_FEWEST_PLACES = 6
 
 
 def last_kan_block(model: nn.Module) -> str:
@@ -24,28 +32,99 @@ def last_kan_block(model: nn.Module) -> str:
     return names[-1]
 
 
-class _Watch:
-    """Keeps what a layer put out, as a map `(B, C, h, w)`."""
+def default_layer(model: nn.Module, x: Tensor) -> str:
+    """Return the layer whose maps are shown where none is named.
 
-    def __init__(self, model: nn.Module, name: str) -> None:
+    That is the last tokenized KAN block, or in a network without any the block that ends last among those whose maps
+    come nearest to an eighth of the image's side (and have at least six places along each axis, where some have).
+
+    Args:
+        model: The network.
+        x: `(1, C, *S)`.
+
+    Raises:
+        ValueError: No layer gives a map smaller than the image.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, TokenizedKANBlock)]
+    if names:
+        return names[-1]
+    finished: dict[str, tuple[float, bool]] = {}
+    # A block tells more than a single operation in it.
+    blocks = {name for name, module in model.named_modules() if name and any(True for _ in module.children())}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if not isinstance(output, Tensor):
+                return
+            axes = _map_axes(output, x.shape[2:])
+            size = _token_size(inputs) if axes is None else [output.shape[axis] for axis in axes]
+            if size:
+                reduction = (math.prod(x.shape[2:]) / math.prod(size)) ** (1 / len(size))
+                # Put at the end again: what ends last wins.
+                finished.pop(name, None)
+                finished[name] = (reduction, min(size) >= _FEWEST_PLACES)
+
+        return hook
+
+    with ExitStack() as stack, torch.no_grad():
+        for name, module in model.named_modules():
+            if name in blocks:
+                stack.callback(module.register_forward_hook(keep(name)).remove)
+        model(x)
+    reduced = {name: found for name, found in finished.items() if found[0] > 1.5}
+    large = {name: found for name, found in reduced.items() if found[1]} or reduced
+    if not large:
+        raise ValueError(f"{type(model).__name__} has no block whose maps are smaller than the image; name a layer")
+    nearest = min(abs(math.log(reduction / _REDUCTION)) for reduction, _ in large.values())
+    return [n for n, (reduction, _) in large.items() if abs(math.log(reduction / _REDUCTION)) < nearest + 0.01][-1]
+
+
+def _map_axes(output: Tensor, size: Sequence[int]) -> tuple[int, ...] | None:
+    """Return the spatial axes of a layer's output, channels first or last; None where it is no map of the image."""
+    if output.ndim != len(size) + 2:
+        return None
+    for first in (2, 1):
+        sides = output.shape[first : first + len(size)]
+        steps = [n / s for n, s in zip(size, sides, strict=True)]
+        # Axes may be halved differently often, and sizes that do not divide are rounded up.
+        if min(sides) > 1 and all(abs(math.log2(step) - round(math.log2(step))) < 0.2 for step in steps):
+            return tuple(range(first, first + len(size)))
+    return None
+
+
+def _token_size(inputs: tuple[Any, ...]) -> tuple[int, int] | None:
+    """Return the size of the map that a layer's tokens form: it is given beside them."""
+    return inputs[1] if len(inputs) > 1 and isinstance(inputs[1], tuple) else None
+
+
+class _Watch:
+    """Keeps what a layer put out, as a map `(B, C, *s)`."""
+
+    def __init__(self, model: nn.Module, name: str, size: Sequence[int]) -> None:
         modules = dict(model.named_modules())
         if name not in modules or not name:
             raise ValueError(
                 f"{type(model).__name__} has no layer {name!r}; its layers are {', '.join(list(modules)[1:9])}, ..."
             )
+        self.name, self.image_size = name, size
         self.output: Tensor | None = None
+        self.tokens: tuple[int, int] | None = None
         self.handle = modules[name].register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, inputs: tuple[object, ...], output: Tensor) -> Tensor:
-        # Tokens come with the size of the map they form.
-        size = inputs[1] if len(inputs) > 1 and isinstance(inputs[1], tuple) else None
-        self.output = output
-        self.size = size
-        return output
+        self.tokens = _token_size(inputs)
+        # A copy: what follows may write into the layer's own output.
+        self.output = output.clone() if isinstance(output, Tensor) else None
+        return output if self.output is None else self.output.clone()
 
     def map(self, values: Tensor) -> Tensor:
-        """Lay tokens out as the map they form; a map is returned as it is."""
-        return to_map(values, self.size) if self.size is not None else values
+        """Lay tokens out as the map they form and put channels first."""
+        if self.tokens is not None:
+            return to_map(values, self.tokens)
+        axes = _map_axes(values, self.image_size)
+        if axes is None:
+            raise ValueError(f"layer {self.name!r} puts out {tuple(values.shape)}, which is no map of the image")
+        return values.movedim(-1, 1) if axes[0] == 1 else values
 
     def __enter__(self) -> _Watch:
         return self
@@ -59,13 +138,16 @@ def layer_maps(model: nn.Module, x: Tensor, layer: str) -> Tensor:
 
     Args:
         model: The network.
-        x: `(B, C, H, W)`.
-        layer: Dotted name of a layer that puts out a map or tokens with their size.
+        x: `(B, C, *S)`.
+        layer: Dotted name of a layer that puts out a map, channels first or last, or tokens with their size.
 
     Returns:
-        `(B, channels, h, w)`.
+        `(B, channels, *s)`.
+
+    Raises:
+        ValueError: There is no such layer, or it puts out no map.
     """
-    with _Watch(model, layer) as watch, torch.no_grad():
+    with _Watch(model, layer, x.shape[2:]) as watch, torch.no_grad():
         model(x)
     return watch.map(_needed(watch.output, layer))
 
@@ -75,42 +157,42 @@ def activation_map(model: nn.Module, x: Tensor, layer: str | None = None) -> Ten
 
     Args:
         model: The network.
-        x: `(B, C, H, W)`.
-        layer: Dotted name; the last tokenized KAN block if None.
+        x: `(B, C, *S)`.
+        layer: Dotted name; `default_layer` if None.
 
     Returns:
-        `(B, H, W)`, each image scaled to 0..1.
+        `(B, *S)`, each image scaled to 0..1.
     """
-    maps = layer_maps(model, x, layer or last_kan_block(model)).abs().mean(1, keepdim=True)
+    maps = layer_maps(model, x, layer or default_layer(model, x)).abs().mean(1, keepdim=True)
     return _to_image(maps, x)
 
 
 def grad_cam(model: nn.Module, x: Tensor, class_index: int, layer: str | None = None) -> Tensor:
     """Weight a layer's channels by how much they raise a class, keep what raises it (Grad-CAM for segmentation).
 
-    The score is the sum of the class's logits over the pixels predicted as that class (over all if there is none).
+    The score is the sum of the class's logits over the places predicted as that class (over all if there is none).
 
     Args:
-        model: Network with logits `(B, K, H, W)`.
-        x: `(B, C, H, W)`.
+        model: Network with logits `(B, K, *S)`.
+        x: `(B, C, *S)`.
         class_index: Index of the class, background 0; with one logit 1 is the foreground.
         layer: As in `activation_map`.
 
     Returns:
-        `(B, H, W)`, each image scaled to 0..1.
+        `(B, *S)`, each image scaled to 0..1.
 
     Raises:
         ValueError: There is no such class.
     """
-    layer = layer or last_kan_block(model)
-    with _Watch(model, layer) as watch, torch.enable_grad():
+    layer = layer or default_layer(model, x)
+    with _Watch(model, layer, x.shape[2:]) as watch, torch.enable_grad():
         logits = model(x.detach().clone().requires_grad_(True))
         score = _class_score(logits, class_index)
         output = _needed(watch.output, layer)
         (gradient,) = torch.autograd.grad(score, output)
     maps, slopes = watch.map(output.detach()), watch.map(gradient)
-    weighted = (maps * slopes.mean((2, 3), keepdim=True)).sum(1, keepdim=True).relu()
-    return _to_image(weighted, x)
+    weighted = (maps * slopes.flatten(2).mean(2).view(*slopes.shape[:2], *[1] * (maps.ndim - 2))).sum(1, keepdim=True)
+    return _to_image(weighted.relu(), x)
 
 
 def _class_score(logits: Tensor, class_index: int) -> Tensor:
@@ -123,15 +205,22 @@ def _class_score(logits: Tensor, class_index: int) -> Tensor:
     else:
         plane = logits[:, class_index]
         chosen = logits.argmax(1) == class_index
-    chosen = torch.where(chosen.flatten(1).any(1)[:, None, None], chosen, True)
-    return (plane * chosen).sum()
+    empty = ~chosen.flatten(1).any(1).view(-1, *[1] * (chosen.ndim - 1))
+    return (plane * (chosen | empty)).sum()
 
 
 def _to_image(maps: Tensor, x: Tensor) -> Tensor:
-    full = F.interpolate(maps, size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-    low = full.flatten(1).min(1).values[:, None, None]
-    high = full.flatten(1).max(1).values[:, None, None]
-    return (full - low) / (high - low).clamp_min(torch.finfo(full.dtype).tiny)
+    how = "bilinear" if x.ndim == 4 else "trilinear"
+    full = F.interpolate(maps, size=x.shape[2:], mode=how, align_corners=False)[:, 0]
+    return scaled(full)
+
+
+def scaled(maps: Tensor) -> Tensor:
+    """Scale each map of `(B, *S)` to 0..1 by its own smallest and greatest value."""
+    flat = maps.flatten(1)
+    ones = [1] * (maps.ndim - 1)
+    low, high = flat.min(1).values.view(-1, *ones), flat.max(1).values.view(-1, *ones)
+    return (maps - low) / (high - low).clamp_min(torch.finfo(maps.dtype).tiny)
 
 
 def _needed(output: Tensor | None, layer: str) -> Tensor:
@@ -146,8 +235,8 @@ def plausibility(attention: Tensor, label: Tensor, thresholds: Tensor | None = N
     Because the threshold is chosen with the label at hand this is an upper bound, equal for all maps compared.
 
     Args:
-        attention: `(H, W)`, 0 to 1.
-        label: `(H, W)` boolean mask of the class.
+        attention: `(*S)`, 0 to 1.
+        label: `(*S)` boolean mask of the class.
         thresholds: Values to try; 0.1, 0.2, ..., 0.9 if None.
 
     Returns:

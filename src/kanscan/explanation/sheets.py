@@ -1,4 +1,4 @@
-"""Figures that people can read, drawn from what the other modules found; every function gives a matplotlib figure."""
+"""Curves that people can read, drawn from what the other modules found; every function gives a matplotlib figure."""
 
 from __future__ import annotations
 
@@ -6,21 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from kanscan.drawing import to_rgb
 from kanscan.explanation.formulas import Formula
 from kanscan.explanation.pruning import PrunePoint
-from kanscan.explanation.receptive_field import ReceptiveField
-from kanscan.explanation.scan_attention import ScanAttention
 from kanscan.explanation.splines import SplineLayer
 from kanscan.explanation.uncertainty import Calibration
 
 _LINE, _DATA, _SOFT, _OTHER = "#2a6a8f", "#c9d9e2", "#5b6670", "#b4602b"
-_HEAT = "viridis"
 
 
 def _figure(columns: int, rows: int, width: float = 2.5, height: float = 2.0) -> tuple[Figure, NDArray[Any]]:
@@ -79,63 +74,14 @@ def prune_figure(points: Sequence[PrunePoint], score_name: str, what: str = "edg
     return figure
 
 
-def map_figure(
-    image: NDArray[Any], maps: Sequence[tuple[str, NDArray[Any]]], label: NDArray[Any] | None = None
-) -> Figure:
-    """Draw an image and maps of it side by side, the contour of a label on each.
-
-    Args:
-        image: `(H, W)` or `(H, W, C)`.
-        maps: Titles and `(H, W)` arrays from 0 to 1.
-        label: `(H, W)`; its foreground is outlined.
-    """
-    figure, axes = _figure(len(maps) + 1, 1, 2.4, 2.6)
-    picture = to_rgb(image)
-    panels: list[tuple[str, NDArray[Any] | None]] = [("image", None), *maps]
-    for axis, (title, heat) in zip(axes.flat, panels, strict=True):
-        axis.imshow(picture if heat is None else picture.mean(-1), cmap=None if heat is None else "gray")
-        if heat is not None:
-            axis.imshow(heat, cmap=_HEAT, alpha=0.6, vmin=0, vmax=1)
-        if label is not None and bool(np.any(label)):
-            axis.contour(label > 0, levels=[0.5], colors="#f0e442", linewidths=1)
-        axis.set_title(title, fontsize=8)
-        axis.axis("off")
-    return figure
-
-
-def receptive_field_figure(fields: Sequence[tuple[str, ReceptiveField]]) -> Figure:
-    """Draw effective receptive fields side by side; of a volume the middle slice. Brightness is the fourth root."""
-    figure, axes = _figure(len(fields), 1, 3.0, 3.2)
-    for axis, (title, found) in zip(axes.flat, fields, strict=True):
-        plane = found.field if found.field.ndim == 2 else found.field[found.field.shape[0] // 2]
-        axis.imshow(plane.pow(0.25).numpy(), cmap=_HEAT, vmin=0, vmax=1)
-        area = 100 * found.area(0.95)
-        axis.set_title(f"{title}\n95% of the gradient in {area:.0f}% of the image", fontsize=8)
-        axis.axis("off")
-    return figure
-
-
-def scan_figure(image: NDArray[Any], attention: ScanAttention) -> Figure:
-    """Draw what one pixel receives along each scan direction; brightness is the square root of the share."""
-    height, width = attention.map_size
-    figure, axes = _figure(len(attention.orders) + 1, 1, 2.4, 2.6)
-    axes.flat[0].imshow(to_rgb(image), extent=(-0.5, width - 0.5, height - 0.5, -0.5))
-    top = float(attention.maps.max().sqrt())
-    for axis, name, plane in zip(axes.flat[1:], attention.orders, attention.maps, strict=True):
-        axis.imshow(plane.sqrt().numpy(), cmap=_HEAT, vmin=0, vmax=top or 1)
-        axis.set_title(f"{name.replace('_', ' ')}: {100 * float(plane.sum()):.0f}%", fontsize=8)
-    for axis in axes.flat:
-        row, column = attention.query
-        axis.plot(column, row, marker="+", color="#d55e00", markersize=9, markeredgewidth=1.6)
-        axis.axis("off")
-    return figure
-
-
-def reliability_figure(before: Calibration, after: Calibration | None = None) -> Figure:
+def reliability_figure(before: Calibration, after: Calibration | None = None, what: str = "pixels") -> Figure:
     """Draw accuracy against confidence, and where the pixels are."""
     figure, axes = _figure(1, 1, 4.2, 3.6)
     axis = axes[0, 0]
     axis.plot([0, 1], [0, 1], color=_SOFT, linewidth=0.8, linestyle=":")
+    bins = len(before.count)
+    shares = before.count / before.count.sum().clamp_min(1)
+    axis.bar((torch.arange(bins) + 0.5) / bins, shares, width=0.9 / bins, color=_DATA, zorder=0)
     for found, color, name in ((before, _LINE, "as trained"), (after, _OTHER, "with temperature")):
         if found is not None:
             there = found.count > 0
@@ -150,6 +96,6 @@ def reliability_figure(before: Calibration, after: Calibration | None = None) ->
     axis.set_xlim(0, 1)
     axis.set_ylim(0, 1)
     axis.set_xlabel("probability of the chosen class", fontsize=8)
-    axis.set_ylabel("share of pixels where it is right", fontsize=8)
+    axis.set_ylabel(f"share of {what} where it is right", fontsize=8)
     axis.legend(fontsize=8, frameon=False)
     return figure

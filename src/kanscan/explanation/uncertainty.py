@@ -17,10 +17,10 @@ _DROPS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, DropPath)
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """What several predictions of one image say together; tensors `(H, W)` except `mean`.
+    """What several predictions of one image say together; tensors `(*S)` except `mean`.
 
     Attributes:
-        mean: `(K, H, W)` mean probabilities.
+        mean: `(K, *S)` mean probabilities.
         entropy: Entropy of the mean in units of its greatest possible value, 0 (sure) to 1.
         mutual_information: The part of the entropy that comes from disagreement between the predictions, same unit.
         agreement: Share of the predictions that choose the class most of them choose.
@@ -35,7 +35,7 @@ class Uncertainty:
 
 
 def summarize(predictions: Sequence[Tensor]) -> Uncertainty:
-    """Join several `(K, H, W)` probabilities of one image.
+    """Join several `(K, *S)` probabilities of one image.
 
     Raises:
         ValueError: There are none, or their shapes differ.
@@ -94,7 +94,7 @@ def calibration(cases: Iterable[tuple[Tensor, Tensor]], bins: int = 15) -> Calib
     """Compare probabilities with what turned out to be true.
 
     Args:
-        cases: `(K, H, W)` probabilities and `(H, W)` labels of each case.
+        cases: `(K, *S)` probabilities and `(*S)` labels of each case.
         bins: Equal bins of the chosen class's probability.
     """
     count, sure, right = (torch.zeros(bins, dtype=torch.float64) for _ in range(3))
@@ -112,7 +112,7 @@ def fit_temperature(cases: Sequence[tuple[Tensor, Tensor]], *, max_steps: int = 
     """Find the temperature that makes probabilities softmax(logits / T) most likely.
 
     Args:
-        cases: `(K, H, W)` logits (K = 1: one foreground logit) and `(H, W)` labels of validation cases.
+        cases: `(K, *S)` logits (K = 1: one foreground logit) and `(*S)` labels of validation cases.
         max_steps: Newton-like steps of the optimizer.
 
     Returns:

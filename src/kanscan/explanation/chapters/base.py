@@ -11,22 +11,42 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kanscan.metrics import IGNORED
+
 
 @dataclass(frozen=True)
 class Sample:
-    """An image on the grid the network works on.
+    """An image on the grid the network works on; of a volume the patch that the network takes.
 
     Attributes:
         id: Its name.
-        image: `(h, w)` or `(h, w, C)`, to be looked at.
-        x: `(C, h, w)`, what the network takes.
-        label: `(h, w)` class indices, or None.
+        image: `(h, w)`, `(h, w, 3)` or `(d, h, w)`, to be looked at.
+        x: `(C, *s)`, what the network takes.
+        label: `(*s)` class indices, some perhaps `kanscan.metrics.IGNORED`, or None.
+        spacing_mm: Of a volume.
     """
 
     id: str
     image: NDArray[Any]
     x: Tensor
     label: Tensor | None = None
+    spacing_mm: tuple[float, ...] | None = None
+
+    @property
+    def outline(self) -> NDArray[Any] | None:
+        """The label as it is drawn: what is ignored is background."""
+        return None if self.label is None else self.label.masked_fill(self.label == IGNORED, 0).numpy()
+
+    @property
+    def known(self) -> Tensor:
+        """Places `(*s)` whose label is known and counts."""
+        assert self.label is not None
+        return self.label != IGNORED
+
+    def is_class(self, index: int | None = None) -> Tensor:
+        """Mark the places `(*s)` of a class, or of all foreground."""
+        assert self.label is not None
+        return (self.label > 0) & self.known if index is None else self.label == index
 
 
 @dataclass(frozen=True)
@@ -53,8 +73,9 @@ class Chapter:
 
 
 def batches(samples: Sequence[Sample], device: torch.device, size: int = 4) -> Iterable[Tensor]:
-    """Give the samples' inputs in batches; images of other sizes begin a new batch."""
+    """Give the samples' inputs in batches; images of other sizes begin a new batch, patches of volumes go alone."""
     waiting: list[Tensor] = []
+    size = 1 if samples and samples[0].x.ndim > 3 else size
     for sample in samples:
         if waiting and (len(waiting) == size or sample.x.shape != waiting[0].shape):
             yield torch.stack(waiting).to(device)
@@ -62,3 +83,10 @@ def batches(samples: Sequence[Sample], device: torch.device, size: int = 4) -> I
         waiting.append(sample.x)
     if waiting:
         yield torch.stack(waiting).to(device)
+
+
+def of_one_size(samples: Sequence[Sample]) -> list[Sample]:
+    """Return the samples of the most frequent size."""
+    shapes = [tuple(sample.x.shape) for sample in samples]
+    most = max(shapes, key=shapes.count)
+    return [sample for sample, shape in zip(samples, shapes, strict=True) if shape == most]

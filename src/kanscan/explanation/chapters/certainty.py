@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import fmean
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from kanscan.explanation import sheets
 from kanscan.explanation.chapters.base import Chapter, Sample
+from kanscan.explanation.panels import Row, map_figure
 from kanscan.explanation.uncertainty import Calibration, Uncertainty, calibration, dropping, fit_temperature, summarize
 
 Probabilities = Callable[[nn.Module, Tensor], Tensor]
@@ -39,69 +41,105 @@ def uncertainty(
     with dropping(models[0]) as num_dropping:
         pass
     for sample in samples:
-        x = sample.x[None].to(device)
-        kinds: dict[str, Uncertainty] = {
-            "flips": summarize([_flipped(models[0], probabilities, x, axes) for axes in _FLIPS])
-        }
-        if num_dropping:
-            with dropping(models[0]):
-                kinds["dropout"] = summarize([probabilities(models[0], x)[0].cpu() for _ in range(num_draws)])
-        if len(models) > 1:
-            kinds["ensemble"] = summarize([probabilities(m, x)[0].cpu() for m in models])
-        panels = []
+        kinds = _kinds(models, probabilities, sample.x[None].to(device), num_draws if num_dropping else 0)
+        rows = [
+            Row(
+                f"{name} ({found.num_predictions})",
+                [
+                    ("entropy", found.entropy.numpy()),
+                    ("mutual information", found.mutual_information.numpy()),
+                    ("disagreement", (1 - found.agreement).numpy()),
+                ],
+                "choice of the mean",
+                found.mean.argmax(0).numpy(),
+            )
+            for name, found in kinds.items()
+        ]
         for name, found in kinds.items():
-            panels += [
-                (f"{name}: entropy", found.entropy.numpy()),
-                (f"{name}: disagreement", 1 - found.agreement.numpy()),
-            ]
             arrays |= {
                 f"{sample.id}/{name}/mean": found.mean.float().numpy(),
                 f"{sample.id}/{name}/entropy": found.entropy.float().numpy(),
+                f"{sample.id}/{name}/mutual_information": found.mutual_information.float().numpy(),
                 f"{sample.id}/{name}/agreement": found.agreement.float().numpy(),
             }
-        label = None if sample.label is None else sample.label.numpy()
-        means.append(
-            {
-                name: (
-                    float(f.entropy.mean()),
-                    float(f.mutual_information.mean()),
-                    float(1 - f.agreement.mean()),
-                    f.num_predictions,
-                )
-                for name, f in kinds.items()
-            }
-        )
+        label = sample.outline
+        means.append({name: _means(found, sample) for name, found in kinds.items()})
+        yellow = "the label" if label is not None else "nothing"
         figures.append(
             (
                 f"uncertainty-{sample.id}",
-                sheets.map_figure(sample.image, panels, label),
-                f"{sample.id}: one image; entropy of the mean probabilities (1 is no idea), and share of the "
-                "predictions that choose another class than most.",
+                map_figure(sample.image, rows, label, bar="value, 0 is sure", spacing_mm=sample.spacing_mm),
+                f"{sample.id}: one image. In brackets how many predictions are joined. Entropy of their mean (1 is no "
+                "idea), the part of it that comes from disagreement, and the share that choose another class than "
+                f"most. Yellow: in the first column the choice of the mean, elsewhere {yellow}.",
             )
         )
-    rows = [
-        (name, str(means[0][name][3]), *(f"{fmean(m[name][part] for m in means):.4f}" for part in range(3)))
+    table = [
+        (name, str(means[0][name][0]), *(_mean_text([m[name][part] for m in means]) for part in range(1, 6)))
         for name in means[0]
     ]
+    columns = (
+        "predictions",
+        "number",
+        "entropy",
+        "mutual information",
+        "disagreement",
+        "entropy where wrong",
+        "entropy where right",
+    )
     note = "" if num_dropping else " The network has no dropout and no stochastic depth to leave on."
     return Chapter(
         "uncertainty",
         "Uncertainty",
         (
-            f"Means over all pixels of {len(samples)} images. Mutual information is the part of the entropy that "
-            f"comes from predictions disagreeing rather than from each being unsure.{note}",
+            f"Means over all places of {len(samples)} images. Mutual information is the part of the entropy that "
+            "comes from predictions disagreeing rather than from each being unsure. Wrong and right are places where "
+            "the choice of the mean differs from the label or not: an entropy that is of use is larger where wrong."
+            + note,
         ),
         figures,
-        [(("predictions", "number", "entropy", "mutual information", "disagreement"), rows, (1, 2, 3, 4))],
+        [(columns, table, (1, 2, 3, 4, 5, 6))],
         arrays,
     )
 
 
-_FLIPS: tuple[list[int], ...] = ([], [-1], [-2], [-2, -1])
+def _kinds(
+    models: Sequence[nn.Module], probabilities: Probabilities, x: Tensor, num_draws: int
+) -> dict[str, Uncertainty]:
+    axes = range(-x.ndim + 2, 0)
+    flips = [list(c) for n in range(len(axes) + 1) for c in combinations(axes, n)]
+    kinds = {"flips": summarize([_flipped(models[0], probabilities, x, one) for one in flips])}
+    if num_draws:
+        with dropping(models[0]):
+            kinds["dropout"] = summarize([probabilities(models[0], x)[0].cpu() for _ in range(num_draws)])
+    if len(models) > 1:
+        kinds["ensemble"] = summarize([probabilities(m, x)[0].cpu() for m in models])
+    return kinds
 
 
 def _flipped(model: nn.Module, probabilities: Probabilities, x: Tensor, axes: list[int]) -> Tensor:
     return probabilities(model, x.flip(axes)).flip(axes)[0].cpu()
+
+
+def _means(found: Uncertainty, sample: Sample) -> tuple[float, ...]:
+    """Return the number of predictions, three means, and the mean entropy where wrong and where right."""
+    nothing = found.entropy.new_zeros(0)
+    parts = (nothing, nothing)
+    if sample.label is not None:
+        wrong = found.mean.argmax(0) != sample.label
+        parts = (found.entropy[wrong & sample.known], found.entropy[~wrong & sample.known])
+    return (
+        found.num_predictions,
+        float(found.entropy.mean()),
+        float(found.mutual_information.mean()),
+        float(1 - found.agreement.mean()),
+        *(float(part.mean()) for part in parts),
+    )
+
+
+def _mean_text(values: Sequence[float]) -> str:
+    known = [value for value in values if value == value]
+    return f"{fmean(known):.4f}" if known else "-"
 
 
 @dataclass(frozen=True)
@@ -120,35 +158,43 @@ class Calibrated:
 
 
 def calibrating(
-    logits: Callable[[Sample], Tensor], fitted_on: Sequence[Sample], judged_on: Sequence[Sample]
+    fitted_on: Sequence[tuple[Tensor, Tensor]], judged_on: Sequence[tuple[Tensor, Tensor]], what: str = "pixels"
 ) -> tuple[Chapter, Calibrated]:
     """Fit a temperature on validation cases and judge it on others.
 
     Args:
-        logits: `(K, h, w)` of a sample.
-        fitted_on: Labelled validation samples.
-        judged_on: Labelled samples that neither training nor fitting saw.
+        fitted_on: `(K, *s)` logits and `(*s)` labels of validation cases.
+        judged_on: The same of cases that neither training nor fitting saw.
+        what: What the places of an image are called.
 
     Raises:
         ValueError: There are no validation cases.
     """
-    temperature = fit_temperature([(logits(s).cpu(), s.label) for s in fitted_on if s.label is not None])
+    temperature = fit_temperature(fitted_on)
 
     def judged(scale: float) -> Calibration:
-        return calibration((_probabilities(logits(s).cpu() / scale), s.label) for s in judged_on if s.label is not None)
+        return calibration((_probabilities(logits / scale), label) for logits, label in judged_on)
 
     found = Calibrated(temperature, judged(1.0), judged(temperature))
     said = "too sure of itself" if temperature > 1.02 else "too unsure" if temperature < 0.98 else "well scaled"
-    figure = sheets.reliability_figure(found.before, found.after)
+    figure = sheets.reliability_figure(found.before, found.after, what)
     chapter = Chapter(
         "calibration",
         "Calibration",
         (
             f"Temperature {temperature:.3f}, fitted on {len(fitted_on)} validation cases: the network was {said}. "
-            f"Expected calibration error over all pixels of {len(judged_on)} other cases: {found.before.error:.4f} as "
-            f"trained, {found.after.error:.4f} with the temperature.",
+            f"Expected calibration error over all {what} of {len(judged_on)} other cases: {found.before.error:.4f} as "
+            f"trained, {found.after.error:.4f} with the temperature. Most {what} are easy background and weigh most in "
+            "both numbers; the diagram shows the others.",
         ),
-        [("reliability", figure, f"Pixels of {len(judged_on)} cases in 15 bins of the chosen class's probability.")],
+        [
+            (
+                "reliability",
+                figure,
+                f"All {what} of {len(judged_on)} cases together, in 15 bins of the chosen class's probability. Bars: "
+                f"share of the {what} in each bin as trained.",
+            )
+        ],
         (),
         {
             "confidence": found.before.confidence.numpy(),

@@ -1,0 +1,51 @@
+"""An explanation on disk: one page that needs nothing else, each figure as SVG and PNG, all arrays as npz."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from kanscan.explanation.chapters import Chapter
+from kanscan.files import atomic, write_text
+from kanscan.report.page import Section, figure, page, paragraph, table
+
+
+def write_page(folder: Path, lead: str, chapters: Sequence[Chapter], left_out: dict[str, str]) -> Path:
+    """Write chapters into a folder and return the page.
+
+    Args:
+        folder: Made if it is not there.
+        lead: What was looked at, plain text.
+        chapters: In the order of the page.
+        left_out: Chapter -> why it is not there; told at the end.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = [_section(folder, chapter) for chapter in chapters]
+    if left_out:
+        missing = [paragraph(f"{name.replace('_', ' ')}: {why}.") for name, why in left_out.items()]
+        sections.append(Section("Left out", missing))
+    return write_text(folder / "index.html", page("What the network learned", lead, sections))
+
+
+def _section(folder: Path, chapter: Chapter) -> Section:
+    parts = [paragraph(text) for text in chapter.sentences]
+    parts += [table(columns, rows, numeric) for columns, rows, numeric in chapter.tables]
+    for name, drawing, caption in chapter.figures:
+        stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+        buffer = io.StringIO()
+        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"kanscan-{stem}"}):
+            drawing.savefig(buffer, format="svg", metadata={"Date": None}, transparent=False)
+        write_text(folder / f"{stem}.svg", buffer.getvalue())
+        with atomic(folder / f"{stem}.png") as path:
+            drawing.savefig(path, format="png", dpi=150)
+        parts.append(figure(buffer.getvalue(), caption))
+    if chapter.arrays:
+        with atomic(folder / f"{chapter.key}.npz") as path, path.open("wb") as file:
+            np.savez_compressed(file, **dict(chapter.arrays))  # type: ignore[arg-type]
+    for name, text in chapter.texts.items():
+        write_text(folder / name, text)
+    return Section(chapter.title, parts)

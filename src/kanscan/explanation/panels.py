@@ -1,0 +1,159 @@
+"""Pictures and volumes with maps laid over them, panel by panel; every function gives a matplotlib figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from kanscan.drawing import to_rgb
+from kanscan.explanation.planes import Plane, planes
+from kanscan.explanation.receptive_field import ReceptiveField
+
+HEAT = "viridis"
+_REFERENCE, _MARK, _ALPHA = "#f0e442", "#d55e00", 0.6
+#: Inches a panel is wide.
+_WIDTH = 2.3
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of panels: the image, then maps over it.
+
+    Attributes:
+        title: Written at its left, "" for nothing.
+        maps: Titles and `(*s)` arrays from 0 to 1, on the image's grid or a coarser one.
+        first: Title of the first panel.
+        outline: `(*S)` label map outlined in the first panel; that of the figure if None.
+        mark: A place of the image's grid that is marked with a cross.
+    """
+
+    title: str
+    maps: Sequence[tuple[str, NDArray[Any]]]
+    first: str = "image"
+    outline: NDArray[Any] | None = None
+    mark: tuple[int, ...] | None = None
+
+
+def map_figure(
+    image: NDArray[Any],
+    rows: Sequence[Row],
+    label: NDArray[Any] | None = None,
+    *,
+    bar: str,
+    spacing_mm: Sequence[float] | None = None,
+) -> Figure:
+    """Draw an image and maps of it side by side, the outline of a label on each; of a volume three planes.
+
+    The planes of a volume meet in the marked voxel of the first row, or else in the middle.
+
+    Args:
+        image: `(H, W)`, `(H, W, 3)` or `(D, H, W)`.
+        rows: What is drawn.
+        label: `(*S)`; its foreground is outlined.
+        bar: What the colors say, beside their bar.
+        spacing_mm: Of a volume.
+    """
+    volume = image.ndim == 3 and image.shape[-1] != 3
+    size = image.shape if volume else image.shape[:2]
+    shown = planes(size, spacing_mm, rows[0].mark)
+    picture = image if volume else to_rgb(image)
+    window = (float(picture.min()), float(picture.max())) if volume else (0.0, 255.0)
+    figure, axes = _grid(shown, len(rows), 1 + max(len(row.maps) for row in rows))
+    for number, row in enumerate(rows):
+        outlined = label if row.outline is None else row.outline
+        maps = [(title, _on_grid(heat, size)) for title, heat in row.maps]
+        for place, plane in enumerate(shown):
+            line = axes[number * len(shown) + place]
+            base = plane.cut(picture)
+            titles = [row.first, *(title for title, _ in maps)] if place == 0 else [""] * (1 + len(maps))
+            _draw(line[0], plane, base, None, outlined, window)
+            line[0].set_ylabel(", ".join(filter(None, [row.title, plane.title])), fontsize=8)
+            for axis, (_, heat) in zip(line[1:], maps, strict=False):
+                _draw(axis, plane, base, plane.cut(heat), label, window)
+            for axis, title in zip(line, titles, strict=False):
+                axis.set_title(title, fontsize=8)
+                if row.mark is not None:
+                    _cross(axis, plane.point(row.mark))
+            for axis in line[1 + len(maps) :]:
+                axis.set_visible(False)
+    colors = ScalarMappable(Normalize(0, 1), HEAT)
+    drawn = figure.colorbar(colors, ax=list(axes.flat), fraction=0.03, pad=0.01, aspect=30, alpha=_ALPHA)
+    drawn.set_label(bar, fontsize=8)
+    drawn.ax.tick_params(labelsize=7)
+    return figure
+
+
+def _grid(shown: Sequence[Plane], rows: int, columns: int) -> tuple[Figure, NDArray[Any]]:
+    # Each line of panels is as high as its plane is, so that nothing is squeezed and little is empty.
+    heights = [_WIDTH * min(1.6, max(0.5, p.size[0] * p.aspect / p.size[1])) for p in shown] * rows
+    titles = 0.25 * rows
+    figure = Figure(figsize=(_WIDTH * columns + 0.8, sum(heights) + titles), layout="constrained")
+    axes = figure.subplots(len(heights), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+    return figure, axes
+
+
+def _draw(
+    axis: Axes,
+    plane: Plane,
+    base: NDArray[Any],
+    heat: NDArray[Any] | None,
+    label: NDArray[Any] | None,
+    window: tuple[float, float],
+) -> None:
+    grey = base.mean(-1) if base.ndim == 3 and heat is not None else base
+    axis.imshow(grey, cmap="gray", vmin=window[0], vmax=window[1], aspect=plane.aspect)
+    if heat is not None:
+        axis.imshow(heat, cmap=HEAT, alpha=_ALPHA, vmin=0, vmax=1, aspect=plane.aspect, interpolation="nearest")
+    if label is not None:
+        outlined = plane.cut(label) > 0
+        if outlined.any() and not outlined.all():
+            axis.contour(outlined, levels=[0.5], colors=_REFERENCE, linewidths=1)
+
+
+def _cross(axis: Axes, point: tuple[int, int]) -> None:
+    row, column = point
+    axis.plot(column, row, marker="+", color=_MARK, markersize=9, markeredgewidth=1.6)
+
+
+def _on_grid(heat: NDArray[Any], size: Sequence[int]) -> NDArray[Any]:
+    """Repeat the places of a coarser map until it has the image's size."""
+    for axis, n in enumerate(size):
+        if heat.shape[axis] != n:
+            heat = np.take(heat, np.arange(n) * heat.shape[axis] // n, axis=axis)
+    return heat
+
+
+def on_image(place: Sequence[int], size: Sequence[int], image_size: Sequence[int]) -> tuple[int, ...]:
+    """Return the middle, on the image's grid, of a place of a coarser map."""
+    return tuple(min(int((p + 0.5) * n / s), n - 1) for p, s, n in zip(place, size, image_size, strict=True))
+
+
+def receptive_field_figure(
+    fields: Sequence[tuple[str, ReceptiveField]], spacing_mm: Sequence[float] | None = None
+) -> Figure:
+    """Draw effective receptive fields side by side, of a volume three planes. Brightness is the fourth root."""
+    shown = planes(fields[0][1].field.shape, spacing_mm)
+    figure, axes = _grid(shown, 1, len(fields))
+    for column, (title, found) in enumerate(fields):
+        for plane, axis in zip(shown, axes[:, column], strict=True):
+            heat = plane.cut(found.field.pow(0.25).numpy())
+            axis.imshow(heat, cmap=HEAT, vmin=0, vmax=1, aspect=plane.aspect)
+            if column == 0:
+                axis.set_ylabel(plane.title, fontsize=8)
+        axes[0, column].set_title(f"{title}\n95% of it in {100 * found.area(0.95):.0f}% of the image", fontsize=8)
+    drawn = figure.colorbar(ScalarMappable(Normalize(0, 1), HEAT), ax=list(axes.flat), fraction=0.04, pad=0.01)
+    drawn.set_label("gradient, fourth root of share of maximum", fontsize=8)
+    drawn.ax.tick_params(labelsize=7)
+    return figure

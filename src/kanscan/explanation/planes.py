@@ -1,0 +1,72 @@
+"""What is shown of a picture or a volume: the picture itself, or three planes through one voxel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Planes of a volume by the axis (of D, H, W) they lie across.
+PLANES = ("axial", "coronal", "sagittal")
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A cut, seen as radiologists see it: patient's right on the left, front or head on top.
+
+    Attributes:
+        name: "axial", "coronal" or "sagittal"; "" for a picture.
+        axis: Axis it lies across; None for a picture.
+        index: Where along that axis.
+        size: Rows and columns.
+        aspect: Height of a pixel over its width.
+    """
+
+    name: str
+    axis: int | None
+    index: int
+    size: tuple[int, int]
+    aspect: float
+
+    def cut(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Take the plane out of `(H, W)`, `(H, W, C)` or `(D, H, W)`."""
+        if self.axis is None:
+            return array
+        # Rows of D, H, W run to the head, the front and the left.
+        return np.take(array, self.index, axis=self.axis)[::-1, ::-1]
+
+    def point(self, place: Sequence[int]) -> tuple[int, int]:
+        """Return row and column of a place of the volume."""
+        if self.axis is None:
+            return place[0], place[1]
+        row, column = (n for axis, n in enumerate(place) if axis != self.axis)
+        return self.size[0] - 1 - row, self.size[1] - 1 - column
+
+    @property
+    def title(self) -> str:
+        """Name and number of the cut."""
+        return "" if self.axis is None else f"{self.name} {self.index}"
+
+
+def planes(
+    size: Sequence[int], spacing_mm: Sequence[float] | None = None, through: Sequence[int] | None = None
+) -> list[Plane]:
+    """Return what is shown of an array.
+
+    Args:
+        size: `(H, W)` or `(D, H, W)`.
+        spacing_mm: Of a volume along D, H, W.
+        through: Voxel that the planes meet in; the middle one if None.
+    """
+    if len(size) == 2:
+        return [Plane("", None, 0, (size[0], size[1]), 1.0)]
+    spacing = [1.0] * 3 if spacing_mm is None else spacing_mm
+    through = [n // 2 for n in size] if through is None else through
+    found = []
+    for axis, name in enumerate(PLANES):
+        row, column = (a for a in range(3) if a != axis)
+        found.append(Plane(name, axis, through[axis], (size[row], size[column]), spacing[row] / spacing[column]))
+    return found
