@@ -105,7 +105,9 @@ def scratch(shape: Sequence[int]) -> Tensor:
     """
     count = math.prod(shape)
     if count > SCRATCH_NUMBERS:
-        return torch.empty(shape, dtype=torch.float32, device="cpu")
+        large = torch.empty(shape, dtype=torch.float32, device="cpu")
+        settle(large)
+        return large
     memory: Tensor | None = getattr(_scratch, "memory", None)
     if memory is None or memory.numel() < count:
         with torch.inference_mode(False):

@@ -98,9 +98,9 @@ ALWAYS_INLINE void store_first(float* p, Vector v, int count) {
 #endif
 }
 
-// Zero from lane `count` on, whatever stood there.
-ALWAYS_INLINE Vector first_lanes_of(Vector v, int count) {
-    for (int i = count; i < LANES; i++) v[i] = 0;
+// Another number from lane `count` on, whatever stood there.
+ALWAYS_INLINE Vector first_lanes_of(Vector v, int count, float rest = 0) {
+    for (int i = count; i < LANES; i++) v[i] = rest;
     return v;
 }
 
@@ -172,7 +172,17 @@ constexpr float LOG2_E = 1.44269504f;
 
 ALWAYS_INLINE Vector exp_of(Vector x) { return exp2_of(x * LOG2_E); }
 
-ALWAYS_INLINE Vector sigmoid_of(Vector x) { return 1.0f / (1.0f + exp_of(-x)); }
+// 1 / x for 1 <= x <= 2^127, NaN stays NaN: an estimate and one step of Newton's method where the first is good enough.
+ALWAYS_INLINE Vector inverse_of(Vector x) {
+#if defined(__AVX512F__)
+    const Vector guess = (Vector)_mm512_rcp14_ps((__m512)x);
+    return guess * (2.0f - x * guess);
+#else
+    return 1.0f / x;
+#endif
+}
+
+ALWAYS_INLINE Vector sigmoid_of(Vector x) { return inverse_of(1.0f + exp2_of(at_most(126.0f, x * -LOG2_E))); }
 
 // log(1 + z) for 0 <= z <= 1: z times a polynomial of degree 8, relative error 3.4e-8 before rounding.
 template <int K>

@@ -20,11 +20,11 @@ template <int P>
 constexpr int64_t MARGIN = P + 1;
 
 // Maps of bases hold a multiple of eight numbers for each pixel.
-inline int64_t eights(int64_t bases) { return (bases + 7) / 8 * 8; }
+ALWAYS_INLINE int64_t eights(int64_t bases) { return (bases + 7) / 8 * 8; }
 
 // Length of a row of bases with its margins, a multiple of 16.
 template <int P>
-inline int64_t row_length(int64_t bases) {
+ALWAYS_INLINE int64_t row_length(int64_t bases) {
     const int64_t pieces = bases + P + 5, row = P + 1 + eights(bases);
     return ((pieces > row ? pieces : row) + 15) / 16 * 16;
 }
@@ -32,17 +32,24 @@ inline int64_t row_length(int64_t bases) {
 // Where in a row the pieces of each lane begin, and how far the place is into its interval, 0..1. NaN is taken for a
 // place below the grid.
 template <int P>
-inline Vector place(Vector x, const Grid& grid, int32_t* at) {
+ALWAYS_INLINE Vector place(Vector x, const Grid& grid, Integers& interval) {
     Vector s = (x - grid.low) * grid.per_unit + float(P + 1);
     s = at_most(float(grid.bases + P + 1), s > 0.0f ? s : Vector{});
-    const Integers interval = __builtin_convertvector(s, Integers);
-    store(at, interval);
+    interval = __builtin_convertvector(s, Integers);
     return s - __builtin_convertvector(interval, Vector);
+}
+
+template <int P>
+ALWAYS_INLINE Vector place(Vector x, const Grid& grid, int32_t* at) {
+    Integers interval;
+    const Vector t = place<P>(x, grid, interval);
+    store(at, interval);
+    return t;
 }
 
 // The pieces of the bases that are not zero at t, first the basis that ends first.
 template <int P>
-inline void pieces(Vector t, Vector* p) {
+ALWAYS_INLINE void pieces(Vector t, Vector* p) {
     const Vector a = 1.0f - t;
     if constexpr (P == 1) {
         p[0] = a, p[1] = t, p[2] = p[3] = Vector{};
@@ -57,7 +64,7 @@ inline void pieces(Vector t, Vector* p) {
 
 // Their slopes by x.
 template <int P>
-inline void slopes(Vector t, float per_unit, Vector* p) {
+ALWAYS_INLINE void slopes(Vector t, float per_unit, Vector* p) {
     const Vector a = 1.0f - t, one = all(per_unit);
     if constexpr (P == 1) {
         p[0] = -one, p[1] = one, p[2] = p[3] = Vector{};
@@ -69,8 +76,30 @@ inline void slopes(Vector t, float per_unit, Vector* p) {
     }
 }
 
+#if defined(__AVX512F__)
+constexpr int64_t IN_REGISTERS = 8;  // bases at most whose sums never leave the registers while they are added to
+
+// Add the bases at a vector of places to eight vectors of sums: a piece goes to the lanes whose interval makes it a piece
+// of that basis. Sums beyond the last basis get what lies beyond the grid.
+template <int P>
+ALWAYS_INLINE void add_bases(Vector x, const Grid& grid, Vector* sums) {
+    Integers interval;
+    Vector p[4];
+    pieces<P>(place<P>(x, grid, interval), p);
+    __mmask16 within[IN_REGISTERS + P];
+#pragma GCC unroll 16
+    for (int i = 0; i < IN_REGISTERS + P; i++)
+        within[i] = _mm512_cmpeq_epi32_mask((__m512i)interval, _mm512_set1_epi32(i + 1));
+#pragma GCC unroll 8
+    for (int k = 0; k < IN_REGISTERS; k++)
+#pragma GCC unroll 4
+        for (int m = 0; m <= P; m++)
+            sums[k] = (Vector)_mm512_mask_add_ps((__m512)sums[k], within[k + P - m], (__m512)sums[k], (__m512)p[m]);
+}
+#endif
+
 #if defined(__AVX2__)
-inline __m256 eight_of(Vector v, int half) {
+ALWAYS_INLINE __m256 eight_of(Vector v, int half) {
 #if defined(__AVX512F__)
     return half ? _mm256_castpd_ps(_mm512_extractf64x4_pd((__m512d)v, 1)) : _mm512_castps512_ps256((__m512)v);
 #else
@@ -78,14 +107,14 @@ inline __m256 eight_of(Vector v, int half) {
 #endif
 }
 
-inline void add_four(float* to, __m128 v) { _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), v)); }
+ALWAYS_INLINE void add_four(float* to, __m128 v) { _mm_storeu_ps(to, _mm_add_ps(_mm_loadu_ps(to), v)); }
 
-inline __m256 two_fours(const float* low, const float* high) {
+ALWAYS_INLINE __m256 two_fours(const float* low, const float* high) {
     return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(low)), _mm_loadu_ps(high), 1);
 }
 
 // Write the transpose of eight rows of eight numbers.
-inline void turn_eights(const float* from, int64_t stride, float* to, int64_t to_stride) {
+ALWAYS_INLINE void turn_eights(const float* from, int64_t stride, float* to, int64_t to_stride) {
     __m256 a[8];
     for (int i = 0; i < 4; i++) {
         // Halves that belong together: the first four numbers of rows i and i + 4, then their last four.
@@ -107,7 +136,7 @@ inline void turn_eights(const float* from, int64_t stride, float* to, int64_t to
 #endif
 
 // Add the four pieces of each of the first `count` lanes to that lane's row, from `at` on.
-inline void scatter(const Vector* p, const int32_t* at, float* rows, int64_t stride, int count) {
+ALWAYS_INLINE void scatter(const Vector* p, const int32_t* at, float* rows, int64_t stride, int count) {
     int i = 0;
 #if defined(__AVX2__)
     for (; i + 8 <= count; i += 8) {
@@ -132,7 +161,7 @@ inline void scatter(const Vector* p, const int32_t* at, float* rows, int64_t str
 }
 
 // Multiply the four pieces of each lane by four numbers of that lane's row, from `at` on, and sum; zero from `count` on.
-inline Vector gather(const Vector* p, const int32_t* at, const float* rows, int64_t stride, int count) {
+ALWAYS_INLINE Vector gather(const Vector* p, const int32_t* at, const float* rows, int64_t stride, int count) {
     alignas(64) float sums[LANES] = {};
     int i = 0;
 #if defined(__AVX2__)
@@ -159,7 +188,7 @@ inline Vector gather(const Vector* p, const int32_t* at, const float* rows, int6
     return load(sums);
 }
 
-inline Vector silu_slope(Vector x) {
+ALWAYS_INLINE Vector silu_slope(Vector x) {
     const Vector sigmoid = sigmoid_of(x);
     return sigmoid * (1.0f + x * (1.0f - sigmoid));
 }

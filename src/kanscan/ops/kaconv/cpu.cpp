@@ -11,6 +11,7 @@ namespace {
 
 constexpr int64_t TILE = 256;  // pixels whose bases are summed at a time: their rows stay in the first-level cache
 constexpr int64_t CHUNK = 128;  // windows worked on at a time
+constexpr int64_t SHARE = 512;  // windows whose products with a gradient are summed before the lanes are
 constexpr int64_t ROWS = 16;    // rows of a linear layer worked on at a time
 constexpr int SETS = 4;         // copies of a sum that take turns, since a row just written cannot be read at once
 
@@ -62,35 +63,102 @@ void pad_row(const float* from, const Grid& grid, float* row) {
     memcpy(row + MARGIN<P>, from, size_t(grid.bases) * sizeof(float));
 }
 
-// silu (batch, channels, pixels) and maps (batch, group, pixel, basis); either may be null.
+// Sums of bases over channels for the pixels of a tile: a row of bases for each pixel.
 template <int P>
+struct Rows {
+    float* rows;
+    int64_t stride;
+
+    Rows(int64_t count, const Grid& grid) : stride(row_length<P>(grid.bases)) {
+        rows = kanscan_workspace(0, TILE * stride);
+        clear(rows, count * stride);
+    }
+
+    ALWAYS_INLINE void add(Vector x, const Grid& grid, int64_t i, int width) {
+        int32_t at[LANES];
+        Vector p[4];
+        pieces<P>(place<P>(x, grid, at), p);
+        scatter(p, at, rows + i * stride, stride, width);
+    }
+
+    void hand_out(int64_t count, const Grid& grid, float* to) const {
+        const int64_t each = eights(grid.bases);
+        for (int64_t i = 0; i < count; i++, to += each)
+            for (int64_t k = 0; k < each; k++) to[k] = k < grid.bases ? rows[i * stride + MARGIN<P> + k] : 0;
+    }
+};
+
+#if defined(__AVX512F__)
+// The same for few bases: a row of pixels for each basis.
+template <int P>
+struct Columns {
+    float* sums;
+
+    Columns(int64_t, const Grid&) : sums(kanscan_workspace(0, IN_REGISTERS * TILE)) { clear(sums, IN_REGISTERS * TILE); }
+
+    ALWAYS_INLINE void add(Vector x, const Grid& grid, int64_t i, int) {
+        Vector s[IN_REGISTERS];
+#pragma GCC unroll 8
+        for (int k = 0; k < IN_REGISTERS; k++) s[k] = load(sums + k * TILE + i);
+        add_bases<P>(x, grid, s);
+#pragma GCC unroll 8
+        for (int k = 0; k < IN_REGISTERS; k++) store(sums + k * TILE + i, s[k]);
+    }
+
+    void hand_out(int64_t count, const Grid& grid, float* to) const {
+        clear(sums + grid.bases * TILE, (IN_REGISTERS - grid.bases) * TILE);
+        int64_t i = 0;
+        for (; i + 8 <= count; i += 8) turn_eights(sums + i, TILE, to + i * IN_REGISTERS, IN_REGISTERS);
+        for (; i < count; i++)
+            for (int64_t k = 0; k < IN_REGISTERS; k++) to[i * IN_REGISTERS + k] = sums[k * TILE + i];
+    }
+};
+#endif
+
+// silu (batch, channels, pixels) and maps (batch, group, pixel, basis).
+template <class Sums>
 void sums(const float* x, int64_t groups, int64_t channels, int64_t pixels, const Grid& grid, float* silu, float* maps,
           int64_t threads) {
-    const int64_t stride = row_length<P>(grid.bases), tiles = (pixels + TILE - 1) / TILE, each = eights(grid.bases);
+    const int64_t tiles = (pixels + TILE - 1) / TILE;
     auto body = [&](int64_t task) {
         const int64_t group = task / tiles, begin = task % tiles * TILE;
         const int64_t count = pixels - begin < TILE ? pixels - begin : TILE;
-        float* rows = kanscan_workspace(0, TILE * stride);
-        if (maps) clear(rows, count * stride);
+        Sums sums(count, grid);
         for (int64_t c = 0; c < channels; c++) {
             const int64_t start = (group * channels + c) * pixels + begin;
             for (int64_t i = 0; i < count; i += LANES) {
                 const int width = width_of(count - i);
                 const Vector v = load_first(x + start + i, width);
-                if (silu) store_first(silu + start + i, v * sigmoid_of(v), width);
-                if (!maps) continue;
-                int32_t at[LANES];
-                Vector p[4];
-                pieces<P>(place<P>(v, grid, at), p);
-                scatter(p, at, rows + i * stride, stride, width);
+                store_first(silu + start + i, v * sigmoid_of(v), width);
+                sums.add(v, grid, i, width);
             }
         }
-        if (!maps) return;
-        float* to = maps + (group * pixels + begin) * each;
-        for (int64_t i = 0; i < count; i++, to += each)
-            for (int64_t k = 0; k < each; k++) to[k] = k < grid.bases ? rows[i * stride + MARGIN<P> + k] : 0;
+        sums.hand_out(count, grid, maps + (group * pixels + begin) * eights(grid.bases));
     };
     parallel(groups * tiles, threads, body);
+}
+
+inline void silu_alone(const float* x, int64_t size, float* silu, int64_t threads) {
+    constexpr int64_t SHARE = 1 << 14;
+    auto body = [&](int64_t task) {
+        const int64_t end = (task + 1) * SHARE < size ? (task + 1) * SHARE : size;
+        for (int64_t i = task * SHARE; i < end; i += LANES) {
+            const int width = width_of(end - i);
+            const Vector v = load_first(x + i, width);
+            store_first(silu + i, v * sigmoid_of(v), width);
+        }
+    };
+    parallel((size + SHARE - 1) / SHARE, threads, body);
+}
+
+template <int P>
+void sums_or_silu(const float* x, int64_t groups, int64_t channels, int64_t pixels, const Grid& grid, float* silu,
+                  float* maps, int64_t threads) {
+    if (!maps) return silu_alone(x, groups * channels * pixels, silu, threads);
+#if defined(__AVX512F__)
+    if (grid.bases <= IN_REGISTERS) return sums<Columns<P>>(x, groups, channels, pixels, grid, silu, maps, threads);
+#endif
+    sums<Rows<P>>(x, groups, channels, pixels, grid, silu, maps, threads);
 }
 
 // Turn numbers (window, basis) into (basis, window): what a product over windows needs.
@@ -178,16 +246,16 @@ void window_sums(const float* maps, int64_t batch, int64_t groups, int64_t chann
 // partial (part, group, output, basis) = grad_y times sums; the parts share the windows and are to be summed.
 void spline_gradient(const float* sums, const float* grad_y, int64_t batch, int64_t groups, int64_t windows,
                      int64_t bases, int64_t outputs, int64_t parts, float* partial, int64_t threads) {
-    const int64_t each = eights(bases), chunks = (windows + CHUNK - 1) / CHUNK, tasks = batch * groups * chunks;
+    const int64_t each = eights(bases), chunks = (windows + SHARE - 1) / SHARE, tasks = batch * groups * chunks;
     auto body = [&](int64_t part) {
-        float* turned = kanscan_workspace(0, each * CHUNK);
+        float* turned = kanscan_workspace(0, each * SHARE);
         float* found = partial + part * groups * outputs * bases;
         clear(found, groups * outputs * bases);
         for (int64_t task = part * tasks / parts; task < (part + 1) * tasks / parts; task++) {
-            const int64_t group = task / chunks, begin = task % chunks * CHUNK;
-            const int64_t count = windows - begin < CHUNK ? windows - begin : CHUNK;
-            if (count < CHUNK) clear(turned, each * CHUNK);
-            turn(sums + (group * windows + begin) * each, count, each, turned, CHUNK);
+            const int64_t group = task / chunks, begin = task % chunks * SHARE;
+            const int64_t count = windows - begin < SHARE ? windows - begin : SHARE;
+            if (count < SHARE) clear(turned, each * SHARE);
+            turn(sums + (group * windows + begin) * each, count, each, turned, SHARE);
             for (int64_t o = 0; o < outputs; o++) {
                 const float* grad = grad_y + (group * outputs + o) * windows + begin;
                 float* to = found + (group % groups * outputs + o) * bases;
@@ -195,7 +263,7 @@ void spline_gradient(const float* sums, const float* grad_y, int64_t batch, int6
                     Vector sum[8] = {};
                     for (int64_t q = 0; q < count; q += LANES) {
                         const Vector g = load_first(grad + q, width_of(count - q));
-                        for (int m = 0; m < 8; m++) sum[m] += g * load(turned + (k + m) * CHUNK + q);
+                        for (int m = 0; m < 8; m++) sum[m] += g * load(turned + (k + m) * SHARE + q);
                     }
                     for (int m = 0; m < 8 && k + m < bases; m++) to[k + m] += sum_of(sum[m]);
                 }
@@ -363,12 +431,33 @@ void curves_gradient(const float* x, const float* grad_y, int64_t batch, int64_t
     parallel(batch * groups, threads, body);
 }
 
+#if defined(__AVX512F__)
+template <int P>
+inline void columns_row(const float* x, int64_t inputs, const Grid& grid, float* out) {
+    Vector sums[IN_REGISTERS] = {};
+    for (int64_t i = 0; i < inputs; i += LANES) {
+        const int width = width_of(inputs - i);
+        // Lanes without an input get a place beyond the grid.
+        const Vector v = load_first(x + i, width);
+        store_first(out + i, v * sigmoid_of(v), width);
+        add_bases<P>(width == LANES ? v : first_lanes_of(v, width, grid.low - 1e6f), grid, sums);
+    }
+    for (int64_t k = 0; k < IN_REGISTERS; k++) out[inputs + k] = k < grid.bases ? sum_of(sums[k]) : 0;
+}
+#endif
+
 // columns (row, inputs + bases) = [SiLU(x) | sums of bases over the inputs].
 template <int P>
 void columns(const float* x, int64_t rows, int64_t inputs, const Grid& grid, float* out, int64_t threads) {
     const int64_t stride = row_length<P>(grid.bases), length = inputs + eights(grid.bases);
     auto body = [&](int64_t task) {
         const int64_t begin = task * ROWS, count = rows - begin < ROWS ? rows - begin : ROWS;
+#if defined(__AVX512F__)
+        if (grid.bases <= IN_REGISTERS) {
+            for (int64_t t = begin; t < begin + count; t++) columns_row<P>(x + t * inputs, inputs, grid, out + t * length);
+            return;
+        }
+#endif
         // A row of sums for each lane.
         float* sums = kanscan_workspace(0, ROWS * LANES * stride);
         clear(sums, count * LANES * stride);
@@ -435,7 +524,7 @@ void columns_gradient(const float* x, const float* grad, int64_t rows, int64_t i
 KANSCAN_EXPORT void KANSCAN_NAME(kanscan_ka_sums)(const float* x, int64_t groups, int64_t channels, int64_t pixels,
                                                   int64_t bases, int64_t order, float low, float per_unit, float* silu,
                                                   float* maps, int64_t threads) {
-#define CALL(P) sums<P>(x, groups, channels, pixels, grid, silu, maps, threads)
+#define CALL(P) sums_or_silu<P>(x, groups, channels, pixels, grid, silu, maps, threads)
     KANSCAN_FOR_ORDER(CALL)
 #undef CALL
 }
