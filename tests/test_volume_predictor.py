@@ -9,11 +9,14 @@ import torch
 
 from conftest import ROOT
 from kanscan.data.fingerprint import STATISTICS
+from kanscan.data.grid import Arrangement, resample_image
 from kanscan.data.plan import VolumePlan
+from kanscan.data.preparation import Prepared
 from kanscan.data.volumes import Volume
 from kanscan.models.base import SegmentationModel
 from kanscan.predictor import VolumePredictor
-from kanscan.predictor.windows import sliding_logits, window_starts, window_weights
+from kanscan.predictor.volumes import choose_classes, restored_slices
+from kanscan.predictor.windows import sliding_slabs, window_starts, window_weights
 
 ONES = dict.fromkeys(STATISTICS, 1.0)
 
@@ -147,15 +150,49 @@ def test_windows_of_a_network_without_context_give_what_the_whole_gives():
     network = torch.nn.Conv3d(2, 3, 1).eval()
     image = torch.randn(2, 17, 9, 26)
     with torch.inference_mode():
-        ours = sliding_logits(image.numpy(), (8, 8, 12), network, batch_size=3)
+        ours = np.concatenate(list(sliding_slabs(image.numpy(), (8, 8, 12), network, batch_size=3)), axis=1)
         assert np.abs(ours - network(image[None])[0].numpy()).max() < 1e-5
 
 
-def test_sums_beyond_the_limit_go_through_a_file():
-    image = np.random.default_rng(0).normal(size=(1, 12, 12, 12)).astype(np.float32)
-    network = Threshold()
+def test_slices_are_handed_out_as_soon_as_no_window_changes_them():
+    image = np.random.default_rng(0).normal(size=(1, 40, 9, 12)).astype(np.float32)
+    network, seen, depths = Threshold(), [], []
+
+    def noted(x):
+        seen.append(len(x))
+        return network(x)
+
     with torch.inference_mode():
-        inside = sliding_logits(image, (8, 8, 8), network)
-        outside = sliding_logits(image, (8, 8, 8), network, memory_limit=100)
-    assert isinstance(outside, np.memmap)
-    assert np.array_equal(inside, outside)
+        for slab in sliding_slabs(image, (8, 8, 8), noted):
+            depths.append((len(seen), slab.shape[1]))
+            assert slab.shape == (3, depths[-1][1], 9, 12)
+    # Windows start every four slices, four side by side: the first four slices are done before the volume is seen.
+    assert depths[0] == (4, 4)
+    assert depths[-1] == (36, 8)
+    assert sum(count for _, count in depths) == 40
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("shape", [(5, 3, 4), (26, 9, 12), (8, 20, 8)])
+def test_windows_that_go_together_or_lie_in_padding_give_the_same(shape, batch_size):
+    torch.manual_seed(0)
+    network = torch.nn.Conv3d(1, 2, 3, padding=1).eval()
+    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    with torch.inference_mode():
+        one = np.concatenate(list(sliding_slabs(image, (8, 8, 8), network)), axis=1)
+        many = np.concatenate(list(sliding_slabs(image, (8, 8, 8), network, batch_size=batch_size)), axis=1)
+    assert one.shape == (2, *shape)
+    assert np.abs(one - many).max() < 1e-5
+
+
+@pytest.mark.parametrize("coarse", [None, 0, 1])
+@pytest.mark.parametrize("size", [(13, 9, 7), (5, 9, 20), (6, 8, 7), (1, 8, 7)])
+def test_slices_come_back_as_the_whole_would(size, coarse):
+    logits = np.random.default_rng(0).normal(size=(3, 6, 8, 7)).astype(np.float32)
+    box = tuple(slice(0, n) for n in size)
+    prepared = Prepared(logits, box, size, Arrangement((0, 1, 2), (False, False, False)), coarse)
+    slabs = [logits[:, :1], logits[:, 1:5], logits[:, 5:]]
+    back = np.stack([plane.copy() for plane in restored_slices(slabs, prepared)], axis=1)
+    whole = resample_image(logits, size, coarse=coarse, order=1)
+    assert np.abs(back - whole).max() < 1e-5
+    assert np.array_equal(choose_classes(restored_slices(slabs, prepared), size), back.argmax(0))

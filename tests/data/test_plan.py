@@ -15,7 +15,7 @@ from kanscan.data.plan import VolumePlan, feature_numbers, make_plan, plan_topol
 from kanscan.data.preparation import normalize_volume, prepare_label, prepare_volume, restore_label
 from kanscan.data.source import open_source
 from kanscan.data.volumes import Volume
-from kanscan.predictor.volumes import choose_classes
+from kanscan.predictor.volumes import choose_classes, restored_slices
 
 GOLDEN = ROOT / "tests" / "golden" / "nnunet"
 PLANS = json.loads((GOLDEN / "plans.json").read_text())
@@ -113,7 +113,9 @@ def test_preparation_and_the_way_back_equal_nnunet(golden):
     assert np.abs(prepared.image[:, ::2] - golden["case_data"]).max() < 1e-5
     label = prepare_label(np.transpose(golden["case_raw_label"], (2, 1, 0)), prepared, 3)
     assert np.array_equal(label, np.maximum(golden["case_seg"][0], 0))
-    chosen = choose_classes(golden["case_logits_float16"].astype(np.float32), prepared)
+    logits = golden["case_logits_float16"].astype(np.float32)
+    slabs = np.split(logits, [1, 4, logits.shape[1] - 1], axis=1)
+    chosen = choose_classes(restored_slices(slabs, prepared), prepared.box_size)
     written = np.transpose(restore_label(chosen, prepared), (2, 1, 0))
     assert np.array_equal(written, golden["case_exported_segmentation_from_float16_logits"])
 

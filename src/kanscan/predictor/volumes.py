@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ from kanscan.data.plan import VolumePlan
 from kanscan.data.preparation import Prepared, prepare_volume, restore_label
 from kanscan.data.volumes import Volume
 from kanscan.models.base import SegmentationModel
-from kanscan.predictor.windows import MEMORY_LIMIT, sliding_logits
+from kanscan.predictor.windows import sliding_slabs
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ class VolumePrediction:
 class VolumePredictor:
     """Volume in, label map out: axes, crop, normalization, resampling, windows, mirroring and the whole way back.
 
-    Logits are brought back to the volume's grid one class at a time, and each voxel keeps the largest so far; memory
-    does not grow with the number of classes.
+    Windows go from foot to head. Slices that no window will change any more are brought back to the volume's grid, each
+    voxel takes the class with the largest logit, and the logits are dropped: memory holds those of a slab of a window's
+    depth, however many slices there are.
 
     Args:
         model: Network; put into evaluation mode. A 2D network sees slice after slice.
@@ -50,7 +51,6 @@ class VolumePredictor:
         device: "cpu", "cuda", "cuda:1", "mps".
         flips: Average the logits over all mirrorings.
         overlap: Of neighboring windows.
-        memory_limit: Bytes of logits that may be held in memory; more go through a temporary file.
 
     Raises:
         ValueError: Network, plan and class names do not fit.
@@ -65,7 +65,6 @@ class VolumePredictor:
         device: str | torch.device = "cpu",
         flips: bool = False,
         overlap: float = 0.5,
-        memory_limit: int = MEMORY_LIMIT,
     ) -> None:
         if model.spatial_dims != plan.spatial_dims or model.in_channels != plan.network_channels:
             raise ValueError(
@@ -80,7 +79,7 @@ class VolumePredictor:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.plan, self.class_names = plan, tuple(class_names)
-        self.flips, self.overlap, self.memory_limit = flips, overlap, memory_limit
+        self.flips, self.overlap = flips, overlap
         #: What a report asks of a predictor of pictures; volumes are judged in their own grid.
         self.preprocessing = SimpleNamespace(image_size=None, prepare_label=lambda label: label)
 
@@ -96,7 +95,7 @@ class VolumePredictor:
         """
         prepared = prepare_volume(volume, self.plan)
         with torch.inference_mode():
-            logits = sliding_logits(
+            slabs = sliding_slabs(
                 prepared.image,
                 self.plan.patch_size,
                 self._logits,
@@ -104,10 +103,13 @@ class VolumePredictor:
                 # Slices are small: several go through together.
                 batch_size=1 if self.plan.slice_axis is None else 8,
                 device=self.device,
-                memory_limit=self.memory_limit,
             )
-        label = restore_label(choose_classes(logits, prepared), prepared)
-        return VolumePrediction(label, self._probabilities(logits, prepared) if probabilities else None)
+            back = restored_slices(slabs, prepared)
+            if not probabilities:
+                return VolumePrediction(restore_label(choose_classes(back, prepared.box_size), prepared))
+            logits = np.stack([plane.copy() for plane in back], axis=1)
+        label = choose_classes((logits[:, k] for k in range(logits.shape[1])), prepared.box_size)
+        return VolumePrediction(restore_label(label, prepared), self._probabilities(logits, prepared))
 
     def _logits(self, x: Tensor) -> Tensor:
         axis = self.plan.slice_axis
@@ -122,32 +124,56 @@ class VolumePredictor:
         return logits if axis is None else logits.unsqueeze(axis + 2)
 
     def _probabilities(self, logits: np.ndarray, prepared: Prepared) -> np.ndarray:
-        size = prepared.box_size
-        back = torch.from_numpy(np.stack([_resampled(one, size, prepared.coarse) for one in logits]))
+        back = torch.from_numpy(logits)
         if len(back) > 1:
             inside = back.softmax(dim=0).numpy()
         else:
             foreground = back.sigmoid().numpy()
             inside = np.concatenate([1 - foreground, foreground])
         out = [restore_label(one, prepared) for one in inside]
-        outside = restore_label(np.ones(size, np.uint8), prepared) == 0
+        outside = restore_label(np.ones(prepared.box_size, np.uint8), prepared) == 0
         out[0][outside] = 1
         return np.stack(out)
 
 
-def choose_classes(logits: np.ndarray, prepared: Prepared) -> np.ndarray:
-    """Bring logits `(K, D, H, W)` to the box of the volume, class by class, and keep the largest: `(d, h, w)` uint8."""
-    size = prepared.box_size
-    if len(logits) == 1:
-        return (_resampled(logits[0], size, prepared.coarse) > 0).astype(np.uint8)
-    best = _resampled(logits[0], size, prepared.coarse).copy()
+def restored_slices(slabs: Iterable[np.ndarray], prepared: Prepared) -> Iterator[np.ndarray]:
+    """Bring logits to the box of the volume, linearly, along a coarse axis by the nearest slice.
+
+    Args:
+        slabs: `(K, n, H, W)` of the prepared image, one after the other along D.
+        prepared: Says where the image came from.
+
+    Yields:
+        `(K, h, w)` for each slice of the box.
+    """
+    depth, *plane = prepared.box_size
+    count = prepared.image.shape[1]
+    # Half-voxel centers, the border repeated, as everywhere.
+    places = np.clip((np.arange(depth) + 0.5) * count / depth - 0.5, 0, count - 1)
+    if prepared.coarse == 0:
+        places = np.minimum(((np.arange(depth) + 0.5) * count / depth).astype(int), count - 1).astype(float)
+    before, index, number = None, 0, 0
+    for slab in slabs:
+        for k in range(slab.shape[1]):
+            now = resample_image(slab[:, k : k + 1], (1, plane[0], plane[1]), coarse=prepared.coarse, order=1)[:, 0]
+            while index < depth and places[index] <= number:
+                share = np.float32(places[index] - (number - 1))
+                yield now if share == 1 or before is None else before + share * (now - before)
+                index += 1
+            before, number = now, number + 1
+
+
+def choose_classes(slices: Iterable[np.ndarray], size: Triple) -> np.ndarray:
+    """Take the class with the largest logit; a lone logit says foreground above 0.
+
+    Args:
+        slices: Logits `(K, h, w)` of each slice along D.
+        size: `(d, h, w)` of all slices.
+
+    Returns:
+        `(d, h, w)` uint8 class indices.
+    """
     chosen = np.zeros(size, np.uint8)
-    for index in range(1, len(logits)):
-        one = _resampled(logits[index], size, prepared.coarse)
-        larger = one > best
-        best[larger], chosen[larger] = one[larger], index
+    for target, logits in zip(chosen, slices, strict=True):
+        target[:] = logits[0] > 0 if len(logits) == 1 else logits.argmax(axis=0)
     return chosen
-
-
-def _resampled(channel: np.ndarray, size: Triple, coarse: int | None) -> np.ndarray:
-    return resample_image(np.asarray(channel)[None], size, coarse=coarse, order=1)[0]

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import itertools
 import math
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-#: Logits beyond this many bytes are summed up in a file.
-MEMORY_LIMIT = 2 * 2**30
+#: Slices handed out together.
+_SLICES = 8
 
 
 def window_starts(size: int, window: int, overlap: float = 0.5) -> list[int]:
@@ -51,7 +50,7 @@ def window_weights(window: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(weights)
 
 
-def sliding_logits(
+def sliding_slabs(
     image: np.ndarray,
     window: tuple[int, int, int],
     network: Callable[[Tensor], Tensor],
@@ -59,12 +58,11 @@ def sliding_logits(
     overlap: float = 0.5,
     batch_size: int = 1,
     device: torch.device | str = "cpu",
-    memory_limit: int = MEMORY_LIMIT,
-) -> np.ndarray:
-    """Run a network over a volume, window by window.
+) -> Iterator[np.ndarray]:
+    """Run a network over a volume, window by window, and hand out the slices that no window will change any more.
 
-    A volume smaller than the window lies in the middle of zeros. Sums that would exceed the limit are kept in a
-    temporary file, so many classes on a large volume need no memory for all of them.
+    A volume smaller than the window lies in the middle of zeros. Only the slices that windows still cover are held, so
+    the memory does not grow with the depth of the volume.
 
     Args:
         image: `(C, D, H, W)` float32.
@@ -73,43 +71,56 @@ def sliding_logits(
         overlap: See `window_starts`.
         batch_size: Windows that go through the network together.
         device: Where the network is.
-        memory_limit: Bytes of logits that may be held in memory.
 
-    Returns:
-        Logits `(K, D, H, W)` float32; a mapped temporary file beyond the limit.
+    Yields:
+        Logits `(K, n, H, W)` float32 of the next slices along D; all of them make `(K, D, H, W)`.
     """
     size = image.shape[1:]
     padding = [(max(w - n, 0) // 2, max(w - n, 0) - max(w - n, 0) // 2) for n, w in zip(size, window, strict=True)]
     padded = np.pad(image, [(0, 0), *padding]) if any(map(any, padding)) else image
     axes = [window_starts(n, w, overlap) for n, w in zip(padded.shape[1:], window, strict=True)]
     places = list(itertools.product(*axes))
-    weights = window_weights(tuple(window))
-    total = np.zeros(padded.shape[1:], np.float32)
-    sums: np.ndarray | None = None
-    for start in range(0, len(places), batch_size):
-        chosen = places[start : start + batch_size]
-        parts = [tuple(slice(s, s + w) for s, w in zip(place, window, strict=True)) for place in chosen]
-        batch = torch.from_numpy(np.stack([padded[(slice(None), *part)] for part in parts])).to(device)
-        logits = network(batch).float().cpu()
-        if not torch.isfinite(logits).all():
-            raise ValueError(
-                "the network answered with NaN; its weights are damaged or the normalization is not the one of training"
-            )
-        if sums is None:
-            sums = _zeros((logits.shape[1], *padded.shape[1:]), memory_limit)
-        for part, one in zip(parts, logits, strict=True):
-            sums[(slice(None), *part)] += (one * weights).numpy()
-            total[part] += weights.numpy()
-    assert sums is not None
-    for channel in sums:
-        channel /= total
-    return sums[(slice(None), *(slice(low, low + n) for (low, _), n in zip(padding, size, strict=True)))]
+    batches = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
+    weights = window_weights(tuple(window)).numpy()
+    held = window[0] + max(batch[-1][0] - batch[0][0] for batch in batches)
+    inside = tuple(slice(low, low + n) for (low, _), n in zip(padding[1:], size[1:], strict=True))
+    first, last = padding[0][0], padding[0][0] + size[0]
+    base, total = 0, np.zeros((held, *padded.shape[2:]), np.float32)
+    sums: np.ndarray = np.zeros((0, *total.shape), np.float32)
+    for batch, following in zip(batches, [*batches[1:], None], strict=True):
+        logits = _logits(network, padded, batch, window, device)
+        if not sums.size:
+            sums = np.zeros((logits.shape[1], *total.shape), np.float32)
+        for place, one in zip(batch, logits, strict=True):
+            covered = tuple(slice(s - b, s - b + w) for s, b, w in zip(place, (base, 0, 0), window, strict=True))
+            sums[(slice(None), *covered)] += one * weights
+            total[covered] += weights
+        done = padded.shape[1] if following is None else following[0][0]
+        if done > base:
+            low, high = max(first - base, 0), min(last, done) - base
+            for k in range(low, high, _SLICES):
+                part = slice(k, min(k + _SLICES, high))
+                yield (sums[:, part] / total[part])[(slice(None), slice(None), *inside)]
+            # The slices that are still covered move to the front.
+            kept = held - (done - base)
+            for channel in (total, *sums):
+                channel[:kept] = channel[done - base :].copy()
+                channel[kept:] = 0
+            base = done
 
 
-def _zeros(shape: Sequence[int], memory_limit: int) -> np.ndarray:
-    if 4 * math.prod(shape) <= memory_limit:
-        return np.zeros(shape, np.float32)
-    # The file has no name: it is gone when the array is.
-    with tempfile.TemporaryFile() as file:
-        file.truncate(4 * math.prod(shape))
-        return np.memmap(file, np.float32, "r+", shape=tuple(shape))
+def _logits(
+    network: Callable[[Tensor], Tensor],
+    padded: np.ndarray,
+    places: Sequence[tuple[int, ...]],
+    window: tuple[int, int, int],
+    device: torch.device | str,
+) -> np.ndarray:
+    parts = [tuple(slice(s, s + w) for s, w in zip(place, window, strict=True)) for place in places]
+    batch = torch.from_numpy(np.stack([padded[(slice(None), *part)] for part in parts])).to(device)
+    logits = network(batch).float().cpu()
+    if not torch.isfinite(logits).all():
+        raise ValueError(
+            "the network answered with NaN; its weights are damaged or the normalization is not the one of training"
+        )
+    return logits.numpy()
