@@ -40,6 +40,8 @@ def _section(folder: Path, chapter: Chapter) -> Section:
         with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"kanscan-{stem}"}):
             drawing.savefig(buffer, format="svg", metadata={"Date": None}, transparent=False)
         write_text(folder / f"{stem}.svg", buffer.getvalue())
+        # The panels have found their places; finding them again takes as long as drawing.
+        drawing.set_layout_engine("none")
         with atomic(folder / f"{stem}.png") as path:
             drawing.savefig(path, format="png", dpi=150)
         parts.append(figure(buffer.getvalue(), caption))

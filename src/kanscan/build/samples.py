@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kanscan.build import generation
 from kanscan.build.segmentation import evaluation_cases
 from kanscan.data import Case
 from kanscan.data.io import read_image, read_pair
 from kanscan.data.patches import cut, middle_of_foreground
 from kanscan.data.preparation import prepare_label, prepare_volume
+from kanscan.data.splits import Split
 from kanscan.data.volume_cache import CachedCase
 from kanscan.data.volumes import Volume, read_case_volume, read_volume_pair
 from kanscan.explanation.chapters import Sample
@@ -23,6 +25,7 @@ from kanscan.metrics import IGNORED
 from kanscan.predictor import Predictor, VolumePredictor
 from kanscan.predictor.files import find_volumes
 from kanscan.run import Run
+from kanscan.training.process import sample_generator
 
 #: Volumes that calibration predicts as a whole, at most.
 MOST_VOLUMES = 8
@@ -68,6 +71,43 @@ def case_samples(run: Run, serve: Predictor | VolumePredictor, part: str, count:
     if isinstance(serve, VolumePredictor):
         return [_volume_sample(serve, case.id, *read_volume_pair(case, label_map)) for case in cases]
     return [_picture_sample(serve, case.id, *read_pair(case, label_map)) for case in cases]
+
+
+def noisy_samples(
+    run: Run, count: int, device: str
+) -> tuple[torch.nn.Module, torch.device, list[Sample], list[Tensor]]:
+    """Make what a network that generates is looked at on: pictures of its data with noise.
+
+    Steps are spread evenly over the process; a picture's noise depends on the run's seed and its number alone.
+
+    Args:
+        run: A run that generates.
+        count: How many pictures, at most: test cases, or where there are none, those it learned from.
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Returns:
+        The network, its device, samples whose last channel is the step, and the noise in each.
+
+    Raises:
+        ValueError: There are no pictures.
+        FileNotFoundError: Weights or data are not there.
+    """
+    made, recipe, split = generation.generator(run, device=device), run.recipe, Split.load(run.split_path)
+    source = generation.open_data(recipe)
+    ids = split.test or split.train
+    chosen = [ids[int(i * max(1, len(ids) / count))] for i in range(min(count, len(ids)))]
+    task = generation.task_of(recipe, made.model, max(2, len(made.class_names)))
+    samples, noises = [], []
+    pictures = generation.loader(recipe, source, chosen, training=False).dataset
+    for number, batch in enumerate(pictures[index] for index in range(len(pictures))):
+        image = task.image({name: torch.as_tensor(batch[name])[None] for name in ("image", "label") if name in batch})
+        noise = torch.randn(image.shape, generator=sample_generator(recipe.seed, number))
+        step = torch.tensor([int((number + 0.5) / len(chosen) * made.process.num_steps)])
+        x = torch.cat([made.process.noisy(image, noise, step), step.view(1, 1, 1, 1).expand(1, 1, *image.shape[2:])], 1)
+        picture = made.pictures(image)[0].permute(1, 2, 0).numpy()
+        samples.append(Sample(batch["id"], picture if picture.shape[-1] == 3 else picture[..., 0], x[0].float()))
+        noises.append(noise[0])
+    return made.model, made.device, samples, noises
 
 
 def logits_and_labels(
