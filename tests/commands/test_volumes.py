@@ -200,10 +200,33 @@ def test_a_segmentation_holds_every_voxel_where_it_was(tmp_path):
         i, j, k = np.rint(np.linalg.solve(ours, theirs @ [*place, 1]))[:3].astype(int)
         assert label[i, j, k] == volume.array[tuple(place)]
     assert (volume.array > 0).sum() == (label > 0).sum()
+    codes = {"spleen": ("1234", "99LAB", "Spleen of ours")}
+    own = write_segmentation(tmp_path / "own.dcm", folder, None, label, ("background", "liver", "spleen"), codes)
+    types = [one.SegmentedPropertyTypeCodeSequence[0] for one in highdicom.seg.segread(own).SegmentSequence]
+    assert [(one.CodeValue, one.CodingSchemeDesignator) for one in types] == [("10200004", "SCT"), ("1234", "99LAB")]
     empty = write_segmentation(tmp_path / "none.dcm", folder, None, label * 0, ("background", "liver", "spleen"))
     assert not highdicom.seg.segread(empty).pixel_array.any()
     with pytest.raises(ValueError, match=r"the label has \(14, 16, 5\) voxels"):
         write_segmentation(tmp_path / "x.dcm", folder, None, label[:, :, :5], ("background", "liver", "spleen"))
+
+
+def test_codes_of_the_label_file_reach_the_segmentation(tmp_path):
+    highdicom = pytest.importorskip("highdicom")
+    code = {"value": "279336003", "scheme": "SCT", "meaning": "Front of the box"}
+    root = make_msd(tmp_path / "Task98_Box", 5, (14, 16, 12), codes={"front": code})
+    short = {"volume.batches_per_epoch": 1, "trainer.epochs": 1, "volume.cache": str(tmp_path / "cache")}
+    run = train(str(root), {**SMALL, **short}, output=tmp_path / "run")
+    folder = write_series(tmp_path / "scan", box((14, 16, 5))[0])
+    predict(run.path, [folder], output=tmp_path / "out")
+    assert run.facts["label_map"]["codes"] == {"front": ["279336003", "SCT", "Front of the box"]}
+    segments = highdicom.seg.segread(tmp_path / "out" / "scan.dcm").SegmentSequence
+    for one in segments:
+        meaning = one.SegmentedPropertyTypeCodeSequence[0].CodeMeaning
+        assert meaning == ("Front of the box" if one.SegmentLabel == "front" else "Back")
+    with pytest.raises(ValueError, match=r"dataset\.json: unknown class in codes 'frnt': did you mean 'front'"):
+        check(make_msd(tmp_path / "wrong", 2, codes={"frnt": code}), output=tmp_path / "sheet.png")
+    with pytest.raises(ValueError, match=r"codes must map class names to .* got 'front': 'SCT'"):
+        check(make_msd(tmp_path / "worse", 2, codes={"front": "SCT"}), output=tmp_path / "sheet.png")
 
 
 def test_a_network_for_pictures_says_what_to_do(data, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,9 +130,9 @@ def predict(
     if "plan" in opened.facts:
         serve = predictor(opened, device=device, flips=flips)
         stored = stored_values(opened.facts.get("label_map"), len(serve.class_names), values)
-        return _predict_volumes(
-            serve, inputs, folder, stored, (overlays, probabilities), series, shard, skip_finished, overwrite
-        )
+        codes = (opened.facts.get("label_map") or {}).get("codes", {})
+        wanted = {"overlays": overlays, "probabilities": probabilities, "codes": codes}
+        return _predict_volumes(serve, inputs, folder, stored, wanted, series, shard, skip_finished, overwrite)
     if series is not None or shard is not None or skip_finished:
         raise ValueError(
             f"--series, --shard and --skip-finished are for volumes; {opened.path} was trained on pictures"
@@ -160,7 +160,7 @@ def _predict_volumes(
     inputs: Iterable[str | Path],
     folder: Path,
     stored: Sequence[int],
-    beside: tuple[bool, bool],
+    wanted: Mapping[str, Any],
     series: str | None,
     shard: str | None,
     skip_finished: bool,
@@ -170,7 +170,7 @@ def _predict_volumes(
 
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file, expected a folder for the label maps")
-    output = Output(folder, tuple(stored), *beside)
+    output = Output(folder, tuple(stored), **wanted)
     cases = take_shard(find_volumes(inputs, serve.plan.channels, series), shard)
     sources = {path.resolve() for case in cases for path in case.images}
     own = [path for case in cases for path in output.paths(case) if path.resolve() in sources]

@@ -54,12 +54,14 @@ class LabelMap:
             labelled. Values in between go to the nearest listed one if `snap` is set, and are an error otherwise;
             values beyond the listed ones are an error always.
         snap: See `values`.
+        codes: Class name -> (value, scheme, meaning) of a code for DICOM, where the data set names it.
     """
 
     names: tuple[str, ...] = ("background", "foreground")
     rule: str = "threshold"
     values: dict[int, int] = field(default_factory=dict)
     snap: bool = False
+    codes: dict[str, tuple[str, str, str]] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,12 @@ from kanscan.files import atomic
 
 
 def write_segmentation(
-    path: Path, folder: Path, series: str | None, label: np.ndarray, class_names: Sequence[str]
+    path: Path,
+    folder: Path,
+    series: str | None,
+    label: np.ndarray,
+    class_names: Sequence[str],
+    codes: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
     """Write a segment for each class that occurs, referring to the source images.
 
@@ -25,6 +30,7 @@ def write_segmentation(
         series: Its UID, number or description.
         label: `(columns, rows, slices)` class indices in the grid of the series, slices sorted by position.
         class_names: Background first.
+        codes: Class name -> (value, scheme, meaning) where the label file says so; others are found by their names.
 
     Returns:
         The path.
@@ -61,7 +67,7 @@ def write_segmentation(
         source_images=sources,
         pixel_array=segments,
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_description(n, class_names[i]) for n, i in enumerate(chosen, start=1)],
+        segment_descriptions=[_description(n, class_names[i], codes or {}) for n, i in enumerate(chosen, start=1)],
         series_instance_uid=generate_uid(),
         series_number=int(getattr(sources[0], "SeriesNumber", 0) or 0) + 1000,
         sop_instance_uid=generate_uid(),
@@ -98,14 +104,14 @@ def _complete(sources: Sequence[Any]) -> None:
             source.FrameOfReferenceUID = frame_of_reference
 
 
-def _description(number: int, name: str) -> Any:
+def _description(number: int, name: str, codes: Mapping[str, Sequence[str]]) -> Any:
     import highdicom
 
     return highdicom.seg.SegmentDescription(
         segment_number=number,
         segment_label=name[:64],
         segmented_property_category=_category(),
-        segmented_property_type=anatomy_code(name),
+        segmented_property_type=(highdicom.sr.CodedConcept(*codes[name]) if name in codes else anatomy_code(name)),
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
         algorithm_identification=highdicom.AlgorithmIdentificationSequence(
             name="kanscan", version=version("kanscan"), family=_family()

@@ -165,6 +165,43 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
                 self._prepared(index)
 
 
+class Joined(Dataset[dict[str, Any]]):
+    """Data sets in a row, served as one; the items are those of the parts, their "index" counted through.
+
+    Args:
+        parts: The data sets; each has its own way to read labels.
+    """
+
+    def __init__(self, *parts: SegmentationDataset) -> None:
+        self.parts = parts
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+
+    @property
+    def cache_note(self) -> str:
+        """What the parts say about their caches; one that does not fit speaks first."""
+        return next((p.cache_note for p in self.parts if p.cache_note.endswith("each epoch")), self.parts[0].cache_note)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        index = key[1] if isinstance(key, tuple) else key
+        place = int(np.searchsorted(self._starts, index, side="right")) - 1
+        inside = index - int(self._starts[place])
+        item = self.parts[place][(key[0], inside) if isinstance(key, tuple) else inside]
+        return {**item, "index": index}
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose augmentation a plain index gets."""
+        for part in self.parts:
+            part.set_epoch(epoch)
+
+    def fill_cache(self) -> None:
+        """Read every case of every part now."""
+        for part in self.parts:
+            part.fill_cache()
+
+
 def estimate_cache_mib(cases: Sequence[Case], preprocessing: Preprocessing) -> float:
     """Estimate from file headers how much memory the preprocessed cases take.
 

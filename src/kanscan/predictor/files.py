@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Output:
         overlays: A PNG with three planes.
         probabilities: NAME_probabilities.npz.
         segmentation: Of DICOM input, a DICOM segmentation beside the NIfTI file.
+        codes: For it, see `kanscan.data.LabelMap`.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class Output:
     overlays: bool = False
     probabilities: bool = False
     segmentation: bool = True
+    codes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def paths(self, case: Case) -> list[Path]:
         """List the files of a case, the label map first."""
@@ -174,7 +176,8 @@ def predict_case(serve: VolumePredictor, case: Case, output: Output) -> Path:
         with atomic(written.with_name(f"{case.id}_probabilities.npz")) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, probabilities=np.asarray(found.probabilities), names=np.array(serve.class_names))
     if output.segmentation and case.series is not None:
-        problem = _segmentation_problem(written.with_name(f"{case.id}.dcm"), case, found.label, serve.class_names)
+        target = written.with_name(f"{case.id}.dcm")
+        problem = _segmentation_problem(target, case, found.label, serve.class_names, output.codes)
     values = np.array(output.values, dtype=np.uint16)[found.label]
     write_label_volume(written, values, volume.affine, volume.header)
     if problem:
@@ -182,12 +185,14 @@ def predict_case(serve: VolumePredictor, case: Case, output: Output) -> Path:
     return written
 
 
-def _segmentation_problem(path: Path, case: Case, label: np.ndarray, class_names: Sequence[str]) -> str:
+def _segmentation_problem(
+    path: Path, case: Case, label: np.ndarray, class_names: Sequence[str], codes: Mapping[str, Sequence[str]]
+) -> str:
     """Write a DICOM segmentation; say what hinders it, or "" if nothing does."""
     from kanscan.data.dicom_seg import write_segmentation
 
     try:
-        write_segmentation(path, case.images[0], case.series, label, class_names)
+        write_segmentation(path, case.images[0], case.series, label, class_names, codes)
     except Exception as error:  # highdicom raises many kinds on sources that break the standard
         return " ".join(str(error).split()) or type(error).__name__
     return ""

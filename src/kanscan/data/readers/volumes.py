@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from kanscan.data.readers.pairing import finish
 from kanscan.data.volumes import is_volume_file, volume_name
 from kanscan.files import read_json
 from kanscan.metrics import IGNORED
+from kanscan.registry import unknown
 
 _CHANNEL = re.compile(r"_(\d{4})$")
 _LABEL_WORD = re.compile(r"[ _.-]+(?:masks?|seg(?:mentation)?|labels?|gt|anno(?:tation)?)$", re.IGNORECASE)
@@ -61,6 +63,31 @@ def label_map_from_json(labels: Mapping[str, Any], where: str) -> LabelMap:
     return LabelMap(tuple(names), "values", index)
 
 
+def read_codes(content: Any, label_map: LabelMap, where: str) -> dict[str, tuple[str, str, str]]:
+    """Read the codes that a `dataset.json` may give its classes for DICOM, which nnU-Net passes over.
+
+    Args:
+        content: Class name -> {"value": "10200004", "scheme": "SCT", "meaning": "Liver"}.
+        label_map: The classes.
+        where: The file, for the sentence.
+
+    Raises:
+        ValueError: It is written otherwise, or names a class that is not there.
+    """
+    wanted = ("value", "scheme", "meaning")
+    codes: dict[str, tuple[str, str, str]] = {}
+    for name, code in content.items() if isinstance(content, Mapping) else ((None, content),):
+        if not isinstance(code, Mapping) or not all(isinstance(code.get(key), str) and code[key] for key in wanted):
+            raise ValueError(
+                f'{where}: codes must map class names to {{"value": ..., "scheme": ..., "meaning": ...}}, got '
+                f"{name!r}: {code!r}"
+            )
+        if name not in label_map.names[1:]:
+            raise ValueError(f"{where}: {unknown('class in codes', str(name), label_map.names[1:])}")
+        codes[name] = (code["value"], code["scheme"], code["meaning"])
+    return codes
+
+
 class _Described(DatasetReader):
     """What the two layouts with a `dataset.json` share."""
 
@@ -79,7 +106,8 @@ class _Described(DatasetReader):
         labels = content.get("labels")
         if not isinstance(labels, Mapping):
             raise ValueError(f'{home / "dataset.json"} has no "labels"; expected {{"background": 0, name: 1, ...}}')
-        self.label_map = label_map_from_json(labels, str(home / "dataset.json"))
+        known = label_map_from_json(labels, str(home / "dataset.json"))
+        self.label_map = replace(known, codes=read_codes(content.get("codes", {}), known, str(home / "dataset.json")))
         channels = content.get("channel_names") or content.get("modality") or {"0": ""}
         self.channel_names = tuple(str(channels[key]) for key in sorted(channels, key=lambda k: int(k)))
         self.channels = len(self.channel_names)
