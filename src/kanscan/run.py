@@ -100,6 +100,11 @@ class Run:
         return self.path / "environment.json"
 
     @property
+    def calibration_path(self) -> Path:
+        """The temperature that makes the run's probabilities mean what they say, where `explain` fitted one."""
+        return self.path / "calibration.json"
+
+    @property
     def report_path(self) -> Path:
         """The report as JSON; `report.md`, `report.html` and `cases.csv` are drawn from it."""
         return self.path / "report.json"

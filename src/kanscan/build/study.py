@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kanscan.build.samples import case_samples, logits_and_labels, named_samples, noisy_samples
 from kanscan.build.segmentation import load_predictor, predictor
+from kanscan.build.temperature import keep_temperature
 from kanscan.explanation import chapters
 from kanscan.explanation.activation import randomized
 from kanscan.explanation.chapters import Chapter, Sample
@@ -298,7 +299,7 @@ class Study:
             "expected_calibration_error": found.before.error,
             "expected_calibration_error_with_temperature": found.after.error,
         }
-        write_json(self.run.path / "calibration.json", content)
+        keep_temperature(self.run, content)
         return chapter
 
     def save_pruned(self, share: float, folder: Path, overwrite: bool) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,7 @@ def predict(
     output: Path = Path("predictions"),
     overlays: bool = False,
     probabilities: bool = False,
+    temperature: bool = True,
     values: str = "labels",
     flips: bool | None = None,
     device: str = "auto",
@@ -98,6 +99,7 @@ def predict(
         overlays: Also write NAME_overlay.png, the label map drawn over the picture.
         probabilities: Also write NAME_probabilities.npz: "probabilities" (class, height, width), background first, and
             the class "names".
+        temperature: Scale these probabilities by the temperature that explain fitted, where the run holds one.
         values: What the pixels hold. labels: as in the label files of the training; indices: 0, 1, 2, ...
         flips: Average the prediction over flips; default: as the recipe says.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -120,6 +122,7 @@ def predict(
         >>> done.files  # doctest: +SKIP
     """
     from kanscan.build import predictor
+    from kanscan.build.temperature import stored_temperature
     from kanscan.registry import unknown
     from kanscan.run import Run
 
@@ -127,19 +130,24 @@ def predict(
         raise ValueError(unknown("kind of values", values, VALUES))
     opened, folder = Run.open(run), Path(output)
     inputs = [images] if isinstance(images, str | Path) else images
+    scale, told = stored_temperature(opened) if probabilities and temperature else (1.0, "")
     if "plan" in opened.facts:
         serve = predictor(opened, device=device, flips=flips)
+        serve.temperature = scale
         stored = stored_values(opened.facts.get("label_map"), len(serve.class_names), values)
         codes = (opened.facts.get("label_map") or {}).get("codes", {})
         wanted = {"overlays": overlays, "probabilities": probabilities, "codes": codes}
-        return _predict_volumes(serve, inputs, folder, stored, wanted, series, shard, skip_finished, overwrite)
+        done = _predict_volumes(serve, inputs, folder, stored, wanted, series, shard, skip_finished, overwrite)
+        return replace(done, notes=(*done.notes, told)) if told else done
     if series is not None or shard is not None or skip_finished:
         raise ValueError(
             f"--series, --shard and --skip-finished are for volumes; {opened.path} was trained on pictures"
         )
     pictures, notes = find_pictures(inputs)
+    notes += [told] if told else []
     targets = _targets(pictures, folder, overwrite, overlays, probabilities)
     serve = predictor(opened, device=device, flips=flips)
+    serve.temperature = scale
     stored = stored_values(opened.facts.get("label_map"), len(serve.class_names), values)
     files, errors = [], []
     for picture, target in _watched(list(zip(pictures, targets, strict=True))):

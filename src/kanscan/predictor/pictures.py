@@ -22,7 +22,8 @@ class Prediction:
 
     Attributes:
         label: `(H, W)` uint8 class indices at the picture's own size.
-        probabilities: `(K, H, W)` float32, background first; they sum to one over K. K is 2 for a binary task.
+        probabilities: `(K, H, W)` float32, background first; they sum to one over K. K is 2 for a binary task. Scaled
+            by the predictor's temperature, which the label is not.
         network_label: `(h, w)` uint8 class indices on the grid the network worked on, which is where the released code
             of the papers takes its scores.
     """
@@ -82,6 +83,8 @@ class Predictor:
         self.preprocessing = preprocessing
         self.class_names = tuple(class_names)
         self.flips = flips
+        #: Divides the logits that probabilities are made of; classes are chosen without it, so labels never change.
+        self.temperature = 1.0
 
     def __call__(self, image: NDArray) -> Prediction:
         """Predict one picture.
@@ -137,7 +140,10 @@ class Predictor:
 
     @torch.inference_mode()
     def _run(self, prepared: Sequence[Tensor]) -> list[Tensor]:
-        """Return `(K, h, w)` probabilities of each picture; pictures of one size go through together."""
+        """Return `(K, h, w)` probabilities of each picture; pictures of one size go through together.
+
+        With a temperature those scaled by it follow: `(2 K, h, w)`.
+        """
         results: dict[int, Tensor] = {}
         for shape in {tuple(x.shape) for x in prepared}:
             places = [i for i, x in enumerate(prepared) if tuple(x.shape) == shape]
@@ -147,12 +153,18 @@ class Predictor:
 
     def _probabilities(self, x: Tensor) -> Tensor:
         flips: list[list[int]] = [[], [-1], [-2], [-2, -1]] if self.flips else [[]]
-        mean = torch.stack([class_probabilities(self.model(x.flip(axes))).flip(axes) for axes in flips]).mean(0)
+        mean = torch.stack([self._of_logits(self.model(x.flip(axes))).flip(axes) for axes in flips]).mean(0)
         if not torch.isfinite(mean).all():
             raise ValueError(
                 "the network answered with NaN; its weights are damaged or the normalization is not the one of training"
             )
         return mean
+
+    def _of_logits(self, logits: Tensor) -> Tensor:
+        plain = class_probabilities(logits)
+        if self.temperature == 1:
+            return plain
+        return torch.cat([plain, class_probabilities(logits.float() / self.temperature)], dim=1)
 
     def _finish(self, probabilities: Tensor, size: tuple[int, int]) -> Prediction:
         if self.preprocessing.image_size is None:
@@ -161,8 +173,11 @@ class Predictor:
             full = probabilities
         else:
             full = F.interpolate(probabilities[None], size=size, mode="bilinear", align_corners=False)[0]
+        classes = len(self.class_names)
         return Prediction(
-            label=_choose(full), probabilities=full.contiguous().numpy(), network_label=_choose(probabilities)
+            label=_choose(full[:classes]),
+            probabilities=full[-classes:].contiguous().numpy(),
+            network_label=_choose(probabilities[:classes]),
         )
 
 

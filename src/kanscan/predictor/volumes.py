@@ -25,7 +25,8 @@ class VolumePrediction:
 
     Attributes:
         label: `(I, J, K)` uint8 class indices in the volume's own grid.
-        probabilities: `(classes, I, J, K)` float32, background first, where they were asked for.
+        probabilities: `(classes, I, J, K)` float32, background first, where they were asked for; scaled by the
+            predictor's temperature, which the label is not.
     """
 
     label: np.ndarray
@@ -80,6 +81,8 @@ class VolumePredictor:
         self.model = model.to(self.device).eval()
         self.plan, self.class_names = plan, tuple(class_names)
         self.flips, self.overlap = flips, overlap
+        #: Divides the logits that probabilities are made of; classes are chosen without it, so labels never change.
+        self.temperature = 1.0
         #: What a report asks of a predictor of pictures; volumes are judged in their own grid.
         self.preprocessing = SimpleNamespace(image_size=None, prepare_label=lambda label: label)
 
@@ -125,6 +128,7 @@ class VolumePredictor:
 
     def _probabilities(self, logits: np.ndarray, prepared: Prepared) -> np.ndarray:
         back = torch.from_numpy(logits)
+        back = back / self.temperature
         if len(back) > 1:
             inside = back.softmax(dim=0).numpy()
         else:
