@@ -47,3 +47,37 @@ def test_a_network_and_a_data_set_from_outside(tmp_path: Path):
         assert (tmp_path / "run" / "report.html").is_file()
     finally:
         del MODELS["pocket_kan"], READERS["clinic"]
+
+
+def test_with_and_without_generated_pairs(tmp_path: Path, capsys: pytest.CaptureFixture):
+    from kanscan.data.synthetic import write_ultrasound
+
+    root = write_ultrasound(tmp_path / "data", 24, image_size=(40, 40))
+    generator = (
+        "model.options={channels: 32, multipliers: [1], num_res_blocks: 1, middle_channels: [32, 32]}",
+        "diffusion.num_steps=6",
+        "diffusion.beta_end=0.3",
+        "trainer.batch_size=4",
+        "trainer.validate_every=1",
+    )
+    change = load("augment_with_samples").main(
+        root,
+        tmp_path / "run",
+        num_train=8,
+        num_samples=8,
+        seeds=(1, 2),
+        epochs=(1, 1),
+        steps=3,
+        generator=generator,
+        segmentation=("model.options.channels=[8, 8, 8]",),
+    )
+    said = capsys.readouterr().out
+    assert -1 <= change.mean <= 1
+    assert "8 samples with label maps" in said
+    assert "with pairs" in said
+    from kanscan import Run
+
+    alone, together = (Run.open(tmp_path / "run" / f"{name}_s1") for name in ("without", "with"))
+    assert (alone.facts["data"]["num_extra"], together.facts["data"]["num_extra"]) == (0, 8)
+    # Twice the cases, half the epochs: equally many steps.
+    assert (len(alone.curves), len(together.curves)) == (2, 1)

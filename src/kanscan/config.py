@@ -38,6 +38,9 @@ class DataConfig(_Part):
     reader: str = "auto"
     #: Keywords of the reader.
     options: dict[str, Any] = Field(default_factory=dict)
+    #: Folder of more pictures with labels, such as generated pairs, that join the training cases; nothing is chosen or
+    #: reported by them. They shall show none of the validation and test cases.
+    extra_training: Path | None = None
     #: (height, width) the network sees; null keeps each image's own size, padded to the network's stride (batch size 1
     #: unless all sizes agree).
     image_size: tuple[int, int] | None = (256, 256)
@@ -317,9 +320,13 @@ def check_recipe(content: Mapping[str, Any], where: str = "the recipe") -> Recip
 
 
 def with_root(recipe: Recipe, root: str | Path | None) -> Recipe:
-    """Return the recipe with its data in an absolute folder, so that a run can go on from anywhere."""
-    absolute = None if root is None else Path(root).resolve()
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": absolute})})
+    """Return the recipe with its data in absolute folders, so that a run can go on from anywhere."""
+    extra = recipe.data.extra_training
+    folders = {
+        "root": None if root is None else Path(root).resolve(),
+        "extra_training": None if extra is None else extra.resolve(),
+    }
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=folders)})
 
 
 def differences(one: Recipe, other: Recipe) -> dict[str, tuple[Any, Any]]:

@@ -133,6 +133,63 @@ def test_samples_train_a_segmentation(made, tmp_path):
     assert len(run.curves) == 1
 
 
+SMALL = ["model.options.channels=[16,16,24]", "data.image_size=[32,32]", "trainer.batch_size=4"]
+
+
+def copied_pairs(made, folder):
+    """Take the samples with masks that hold something."""
+    for name in ("images", "masks"):
+        shutil.copytree(made.output / name, folder / name)
+    for path in (folder / "masks").iterdir():
+        label = np.zeros((16, 16), np.uint8)
+        label[4:9, 3:12] = 255
+        Image.fromarray(label).save(path)
+    return folder
+
+
+def test_samples_join_the_training_cases_alone(made, pictures, tmp_path, monkeypatch, capsys):
+    extra = copied_pairs(made, tmp_path / "extra")
+    monkeypatch.chdir(tmp_path)
+    settings = [*SMALL, "data.extra_training=extra", "optim.schedule_epochs=2"]
+    run = train(str(pictures), settings, epochs=1, device="cpu", output=tmp_path / "run")
+    assert "11 more cases to train on from" in capsys.readouterr().err
+    assert run.facts["data"]["num_extra"] == 11
+    split = json.loads(run.split_path.read_text())
+    assert not any(name.startswith("sample_") for part in ("train", "validation", "test") for name in split[part])
+    other = train(str(pictures), [*SMALL, "optim.schedule_epochs=2"], epochs=1, device="cpu", output=tmp_path / "other")
+    assert other.facts["data"]["num_extra"] == 0
+    assert other.split_path.read_bytes() == run.split_path.read_bytes()
+    assert other.weights_path.read_bytes() != run.weights_path.read_bytes()
+
+    # It goes on from any folder, but not with other pictures than it began with.
+    monkeypatch.chdir(tmp_path.parent)
+    assert len(train(str(run.path), ["trainer.epochs=2"], resume=True).curves) == 2
+    (extra / "images" / "sample_00000.png").unlink()
+    (extra / "masks" / "sample_00000.png").unlink()
+    with pytest.raises(ValueError, match="holds 10 cases, but 11 when"):
+        train(str(run.path), ["trainer.epochs=3"], resume=True)
+
+
+def test_what_cannot_join_a_training_is_one_sentence(pictures, made, tmp_path):
+    def attempt(folder, settings=()):
+        overrides = [*SMALL, f"data.extra_training={folder}", *settings]
+        with pytest.raises((ValueError, FileNotFoundError)) as caught:
+            train(str(pictures), overrides, epochs=1, device="cpu", output=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "kept apart" in attempt(pictures)
+    assert "kept apart" in attempt(pictures.parent)
+    assert "no data folder at" in attempt(tmp_path / "nowhere")
+    classes = copied_pairs(made, tmp_path / "classes")
+    for path in (classes / "masks").iterdir():
+        Image.fromarray((np.arange(256).reshape(16, 16) // 86).astype(np.uint8)).save(path)
+    assert "3 classes" in attempt(classes)
+    with pytest.raises(ValueError, match="networks that segment"):
+        train(str(pictures), [*TINY, f"data.extra_training={classes}"], model="ukan_diffusion", epochs=1)
+
+
 def test_pictures_without_labels_and_without_validation(tmp_path):
     random = np.random.default_rng(0)
     for index in range(5):

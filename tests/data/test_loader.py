@@ -9,7 +9,7 @@ from PIL import Image
 
 from kanscan.data import make_reader
 from kanscan.data.base import Case, LabelMap
-from kanscan.data.loader import CaseError, EpochSampler, SegmentationDataset, estimate_cache_mib, make_loader
+from kanscan.data.loader import CaseError, EpochSampler, Joined, SegmentationDataset, estimate_cache_mib, make_loader
 from kanscan.data.synthetic import write_ultrasound
 from kanscan.data.transforms import Preprocessing
 
@@ -74,6 +74,22 @@ def test_without_augmentation_the_item_is_the_prepared_picture(source):
     item = dataset(source, augmentation="none")[1]
     raw = np.asarray(Image.open(source[0][1].images[0]))
     assert torch.equal(item["image"], Preprocessing(1, (32, 32))(raw))
+
+
+def test_joined_sets_serve_the_items_of_their_parts_in_a_row(source):
+    cases, labels = source
+    one, other = dataset((cases[:3], labels)), dataset((cases[3:], labels), seed=4)
+    both = Joined(one, other)
+    assert len(both) == 7
+    assert [both[i]["id"] for i in range(7)] == [case.id for case in cases]
+    assert [both[5, i]["index"] for i in range(7)] == list(range(7))
+    assert torch.equal(both[5, 2]["image"], one[5, 2]["image"])
+    assert torch.equal(both[5, 3]["image"], other[5, 0]["image"])
+    both.set_epoch(6)
+    assert torch.equal(both[6]["image"], other[6, 3]["image"])
+    assert "3 cases" in both.cache_note
+    small = Joined(one, dataset((cases[3:], labels), cache_limit_mib=0))
+    assert small.cache_note.endswith("each epoch")
 
 
 def test_sampler_covers_every_index_once_and_shares_among_processes():

@@ -46,6 +46,8 @@ def check_settings(recipe: Recipe) -> None:
     for key, (found, wanted) in needed.items():
         if found != wanted:
             raise ValueError(f"{key}={found} does not suit a network that generates; set {key}={wanted}")
+    if recipe.data.extra_training is not None:
+        raise ValueError("data.extra_training is for networks that segment; put all pictures into data.root")
     if recipe.data.image_size is None:
         raise ValueError("generated pictures need a size; set data.image_size=[64,64]")
     if recipe.loss != LossConfig():

@@ -8,7 +8,7 @@ from typing import Any
 
 from kanscan.config import Recipe
 from kanscan.data import Case
-from kanscan.data.loader import SegmentationDataset, make_loader
+from kanscan.data.loader import Cached, make_loader
 from kanscan.data.splits import Split, make_split
 from kanscan.data.transforms import Preprocessing
 from kanscan.models.base import Network
@@ -80,7 +80,7 @@ def step_options(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def loader_of(recipe: Recipe, dataset: SegmentationDataset, *, training: bool) -> Any:
+def loader_of(recipe: Recipe, dataset: Cached, *, training: bool) -> Any:
     """Build the loader of a data set."""
     batch_size = recipe.trainer.batch_size
     return make_loader(

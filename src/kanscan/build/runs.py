@@ -89,6 +89,7 @@ def prepare(recipe: Recipe, split: Split | None = None, plan: VolumePlan | None 
         warning,
         started,
         *_data_notes(source, split),
+        _extra_note(recipe, len(loaders[0].dataset) - len(split.train)),
         # A cache that fits needs no word.
         loaders[0].dataset.cache_note if loaders[0].dataset.cache_note.endswith("each epoch") else "",
     )
@@ -100,6 +101,8 @@ def _prepare_volumes(
     recipe: Recipe, source: Source, split: Split | None, plan: VolumePlan | None, warning: str
 ) -> Preparation:
     """Build everything for volumes; the plan needs to know who is trained on."""
+    if recipe.data.extra_training is not None:
+        raise ValueError(f"data.extra_training adds pictures; {source.root} holds volumes")
     if generates(recipe):
         raise ValueError(f"model {recipe.model.name} generates pictures; {source.root} holds volumes")
     check_volume_names(recipe)
@@ -121,6 +124,10 @@ def _data_notes(source: Source, split: Split) -> tuple[str, ...]:
         split.caveat,
         "" if split.validation else "no validation cases: the last epoch's weights are kept as the best",
     )
+
+
+def _extra_note(recipe: Recipe, count: int) -> str:
+    return f"{count} more cases to train on from {recipe.data.extra_training}" if count else ""
 
 
 def train_run(
@@ -175,10 +182,22 @@ def _go_on(recipe: Recipe, run: Run, say: Callable[[str], None]) -> tuple[Run, K
         return run, None
     plan = VolumePlan.from_json(run.facts["plan"]) if "plan" in run.facts else None
     preparation = prepare(recipe, Split.load(run.split_path), plan)
+    before, now = run.facts["data"].get("num_extra", 0), _num_extra(preparation)
+    if before != now:
+        raise ValueError(
+            f"{recipe.data.extra_training} holds {now} cases, but {before} when {run.path} began; restore them, or "
+            "start a new run with another --output"
+        )
     run.note_resumed(preparation.recipe, device_text(choose_device(part.device)))
     _announce(preparation, say)
     say(f"{run.path} goes on; it has {len(run.curves)} of {part.epochs} epochs")
     return run, _fit(run, preparation)
+
+
+def _num_extra(preparation: Preparation) -> int:
+    if preparation.recipe.data.extra_training is None:
+        return 0
+    return len(preparation.loaders[0].dataset) - len(preparation.split.train)
 
 
 def _announce(preparation: Preparation, say: Callable[[str], None]) -> None:
@@ -205,7 +224,12 @@ def _facts(preparation: Preparation) -> dict[str, Any]:
         "stride": list(model.stride),
         **reaching,
         **wing_of(recipe).facts(recipe, source),
-        "data": {"reader": source.reader.key, "title": source.reader.title, "num_cases": len(source.cases)},
+        "data": {
+            "reader": source.reader.key,
+            "title": source.reader.title,
+            "num_cases": len(source.cases),
+            "num_extra": _num_extra(preparation),
+        },
     }
 
 

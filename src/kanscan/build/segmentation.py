@@ -12,7 +12,7 @@ import torch
 from kanscan.build.parts import build_preprocessing, data_folder, loader_of, step_options
 from kanscan.build.volumes import volume_predictor
 from kanscan.config import DiffusionConfig, Recipe
-from kanscan.data.loader import SegmentationDataset
+from kanscan.data.loader import Joined, SegmentationDataset
 from kanscan.data.source import Selection, Source, open_source
 from kanscan.data.splits import Split
 from kanscan.data.transforms import Preprocessing
@@ -79,15 +79,45 @@ def _loss(recipe: Recipe, out_channels: int) -> torch.nn.Module:
 
 def loader(recipe: Recipe, source: Source, ids: Sequence[str], *, training: bool) -> Any:
     """Build the loader of some cases."""
-    dataset = SegmentationDataset(
-        source.only(ids, "the split"),
-        build_preprocessing(recipe, source.reader.channels),
-        source.label_map,
-        augmentation=recipe.data.augmentation if training else "none",
-        seed=recipe.seed,
-        cache=recipe.data.cache,
-    )
-    return loader_of(recipe, dataset, training=training)
+    settings: dict[str, Any] = {
+        "augmentation": recipe.data.augmentation if training else "none",
+        "seed": recipe.seed,
+        "cache": recipe.data.cache,
+    }
+    preprocessing = build_preprocessing(recipe, source.reader.channels)
+    dataset = SegmentationDataset(source.only(ids, "the split"), preprocessing, source.label_map, **settings)
+    if not training or recipe.data.extra_training is None:
+        return loader_of(recipe, dataset, training=training)
+    extra = open_extra(recipe, source)
+    # Another seed: equal places in both parts would be turned alike in every epoch.
+    more = SegmentationDataset(extra.cases, preprocessing, extra.label_map, **settings | {"seed": recipe.seed + 1})
+    return loader_of(recipe, Joined(dataset, more), training=True)
+
+
+def open_extra(recipe: Recipe, source: Source) -> Source:
+    """Open the pictures that join the training cases.
+
+    Raises:
+        ValueError: They are volumes, have other classes, or are the data set itself, test cases included.
+        FileNotFoundError: There is no such folder.
+    """
+    folder = recipe.data.extra_training
+    assert folder is not None
+    here, there = folder.resolve(), source.root.resolve()
+    if here == there or here in there.parents:
+        raise ValueError(
+            f"data.extra_training={folder} holds the data set itself, and with it the cases that are kept apart; name "
+            "a folder of other pictures"
+        )
+    extra = open_source(folder)
+    if extra.reader.spatial_dims != 2:
+        raise ValueError(f"data.extra_training={folder} holds volumes ({extra.reader.key}), expected pictures")
+    if extra.label_map.num_classes != source.label_map.num_classes:
+        raise ValueError(
+            f"data.extra_training={folder} has {extra.label_map.num_classes} classes, {source.root} has "
+            f"{source.label_map.num_classes}; both must have the same"
+        )
+    return extra
 
 
 def check_batch(recipe: Recipe, model: Network, num_training_cases: int) -> None:
