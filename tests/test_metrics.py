@@ -11,12 +11,14 @@ from kanscan.metrics import (
     adjust_p_values,
     batch_pooled_scores,
     boundary_scores,
+    calibration_error,
     case_scores,
     confusion_matrix,
     missing_from,
     overlap_scores,
     paired_difference,
     pixel_pooled_scores,
+    reliability_sums,
     summarize,
 )
 
@@ -290,3 +292,16 @@ def test_ignored_voxels_count_nowhere():
     assert scores["dice"] == scores["accuracy"] == scores["nsd"] == 1
     assert scores["hd95"] == scores["size_error"] == 0
     assert confusion_matrix(prediction, ignoring).sum() == label.size - 6 * 8 * 2
+
+
+def test_reliability_of_known_pixels_and_none_of_what_is_ignored():
+    sure = np.array([0.9, 0.9, 0.9, 0.7, 0.7, 0.7])
+    probabilities = np.stack([1 - sure, sure]).reshape(2, 2, 3)
+    label = np.array([1, 1, 0, 1, 0, IGNORED]).reshape(2, 3)
+    sums = reliability_sums(probabilities, label, bins=10)
+    assert sums[0].sum() == 5
+    assert sorted(sums[0])[-2:] == [2, 3]
+    expected = (abs(2.7 - 2) + abs(1.4 - 1)) / 5
+    assert calibration_error(sums) == pytest.approx(expected)
+    assert calibration_error(sums + sums) == pytest.approx(expected)
+    assert calibration_error(np.zeros((3, 10))) == 0

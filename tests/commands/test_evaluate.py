@@ -48,6 +48,21 @@ def test_the_report_says_where_the_figures_come_from(run):
     assert "8 cases of 4 groups only" in " ".join(here.caveats)
 
 
+def test_the_report_says_whether_probabilities_mean_what_they_say(run):
+    report = evaluate(run.path)
+    found = report.reliability
+    pixels = [np.asarray(Image.open(p)).shape for p in sorted((run.recipe.data.root / "masks").glob("p0[4-7]*"))]
+    assert sum(found.count) == sum(height * width for height, width in pixels)
+    # Bright or dark beyond doubt, and wrong where the masks were moved.
+    assert found.count[-1] == max(found.count) and found.confidence[-1] > 0.99
+    wrong = 1 - found.accuracy[-1]
+    assert found.error > 0.01 and found.error == pytest.approx(wrong, abs=0.01)
+    page, text = (run.path / "report.html").read_text(), (run.path / "report.md").read_text()
+    assert "<h2>Reliability</h2>" in page and "## Reliability" in text
+    assert f"Expected calibration error {found.error:.3f}" in page
+    assert Report.load(run.path).reliability == found
+
+
 @pytest.mark.parametrize(("subset", "said"), [("train", "were trained on"), ("validation", "chose the epoch")])
 def test_other_parts_say_so_and_leave_the_test_report_alone(run, subset, said):
     evaluate(run.path)

@@ -1,5 +1,6 @@
 """How well a prediction matches its reference: case by case, pooled as papers pool, and with intervals."""
 
+from kanscan.metrics.calibration import calibration_error, reliability_sums
 from kanscan.metrics.pooled import batch_pooled_scores, pixel_pooled_scores
 from kanscan.metrics.scores import (
     EMPTY_RULE,
@@ -34,6 +35,7 @@ __all__ = [
     "adjust_p_values",
     "batch_pooled_scores",
     "boundary_scores",
+    "calibration_error",
     "case_scores",
     "check_tolerances",
     "confusion_matrix",
@@ -42,6 +44,7 @@ __all__ = [
     "paired_difference",
     "pixel_pooled_scores",
     "read_tolerances",
+    "reliability_sums",
     "summarize",
     "tolerance_of",
 ]

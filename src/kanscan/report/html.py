@@ -25,6 +25,7 @@ from kanscan.report.wording import (
     method_sentences,
     printed_row,
     provenance_facts,
+    reliability_sentence,
 )
 
 #: Rows of the plot by group.
@@ -44,6 +45,7 @@ def html(report: Report, folder: Path) -> str:
         _summary(report),
         _pictures(report, folder),
         _distribution(report),
+        _reliability(report),
         _curves(report),
         _printed(report),
         _method(report),
@@ -174,6 +176,26 @@ def _distribution(report: Report) -> str:
     if drawn and grouped:
         drawn.append(f"<figure>{grouped}<figcaption>Each dot a case, the stroke its group's mean</figcaption></figure>")
     return f'<h2>Case by case</h2>\n<div class="charts">{"".join(drawn)}</div>' if drawn else ""
+
+
+def _reliability(report: Report) -> str:
+    found = report.reliability
+    if found is None:
+        return ""
+    known = [
+        (sure, right, n)
+        for sure, right, n in zip(found.confidence, found.accuracy, found.count, strict=True)
+        if sure is not None
+    ]
+    sure = [one for one, _, _ in known]
+    lines = [charts.Series("share that is right", [one for _, one, _ in known]), charts.Series("ideal", sure, 3)]
+    label = "probability of the chosen class"
+    chart = charts.line_chart(lines, sure, title="Reliability", x_label=label, y_range=(0.0, 1.0))
+    most = 100 * known[-1][2] / max(1, sum(found.count))
+    return (
+        f'<h2>Reliability</h2>\n<div class="charts"><figure>{chart}<figcaption>{escape(reliability_sentence(report))} '
+        f"{most:.0f}% of the pixels are in the last of {len(found.count)} bins.</figcaption></figure></div>"
+    )
 
 
 def _by_group(report: Report) -> str:

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from kanscan.config import Recipe
 from kanscan.files import read_json
-from kanscan.metrics import check_tolerances
+from kanscan.metrics import calibration_error, check_tolerances, reliability_sums
 from kanscan.report.assemble import Judged, assemble, judge
 from kanscan.report.pictures import draw_case, worth_a_look
 from kanscan.report.printed import add_printed
-from kanscan.report.schema import Provenance, Report
+from kanscan.report.schema import Provenance, Reliability, Report
 from kanscan.report.write import write_report
 
 #: What each part means for the figures, where it is not the test part.
@@ -96,6 +96,7 @@ def report_run(
     tolerance, tolerances = recipe.evaluation.nsd_tolerance, tolerances or recipe.evaluation.nsd_tolerances
     check_tolerances(tolerances, names)
     judged: list[Judged] = []
+    sums: list[NDArray[np.float64]] = []
     seconds = 0.0
     for case in watch(found.cases):
         image, label = read(case, label_map)
@@ -116,6 +117,9 @@ def report_run(
                 on_network_grid=(prediction.network_label, serve.preprocessing.prepare_label(label)),
             )
         )
+        # Volumes come without: all their classes at once would fill the memory.
+        if prediction.probabilities is not None:
+            sums.append(reliability_sums(prediction.probabilities, label))
     here = run_provenance(run, serve, found, seconds / max(1, len(judged)), caveats)
     report = assemble(
         judged,
@@ -129,6 +133,7 @@ def report_run(
     report = report.model_copy(
         update={
             "curves": _columns(run.curves),
+            "reliability": _reliability(sums),
             "recipe_yaml": recipe.to_yaml(),
             "environment": read_json(run.environment_path) if run.environment_path.is_file() else {},
         }
@@ -143,6 +148,16 @@ def report_run(
 
     drawn = [(kind, case, drawn_again(case.id)) for kind, case in worth_a_look(report.cases, each=each)]
     return write_report(report, run.path if folder is None else folder, drawn)
+
+
+def _reliability(sums: Sequence[NDArray[np.float64]]) -> Reliability | None:
+    if not sums:
+        return None
+    total = np.sum(sums, axis=0)
+    means = [[float(v / n) if n else None for v, n in zip(row, total[0], strict=True)] for row in total[1:]]
+    return Reliability(
+        count=[int(n) for n in total[0]], confidence=means[0], accuracy=means[1], error=calibration_error(total)
+    )
 
 
 def run_provenance(

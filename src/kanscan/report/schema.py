@@ -102,6 +102,19 @@ class Picture(_Part):
     file: str
 
 
+class Reliability(_Part):
+    """How sure and how right the pixels of all cases are, in equal bins of the chosen class's probability."""
+
+    #: Pixels in each bin.
+    count: list[int]
+    #: Their mean probability; null where there are none.
+    confidence: list[float | None]
+    #: Share of them that is right.
+    accuracy: list[float | None]
+    #: Expected calibration error, 0..1.
+    error: float
+
+
 class Provenance(_Part):
     """Where the numbers come from."""
 
@@ -167,6 +180,8 @@ class Report(_Part):
     summary: list[SummaryRow]
     legacy: list[LegacyFigure] = Field(default_factory=list)
     legacy_note: str = ""
+    #: Of pictures; null where a report is about masks or volumes.
+    reliability: Reliability | None = None
     printed: list[PrintedFigure] = Field(default_factory=list)
     #: What differs from the run behind the printed numbers.
     differences: list[str] = Field(default_factory=list)

@@ -13,6 +13,7 @@ from kanscan.report.wording import (
     method_sentences,
     printed_row,
     provenance_facts,
+    reliability_sentence,
 )
 
 
@@ -40,6 +41,8 @@ def markdown(report: Report) -> str:
         shown = [f for f in report.legacy if f.metric in ("iou", "f1", "dice")]
         parts += ["## Legacy figures, pooled as the papers' code pools", report.legacy_note]
         parts.append(_table(LEGACY_COLUMNS, [legacy_row(f) for f in shown], numeric=(3,)))
+    if report.reliability is not None:
+        parts += ["## Reliability", reliability_sentence(report)]
     parts += ["## How the numbers were taken", "\n".join(f"- {text}" for text in method_sentences(report))]
     parts += ["## Where the numbers come from", _table(("Fact", "Value"), provenance_facts(report))]
     return "\n\n".join(parts) + "\n"

@@ -113,3 +113,13 @@ def _tolerances(report: Report) -> str:
     if not report.nsd_tolerances:
         return f"{report.nsd_tolerance:g}"
     return ", ".join(f"{name} {value:g}" for name, value in report.nsd_tolerances.items())
+
+
+def reliability_sentence(report: Report) -> str:
+    """Say how far probabilities are from what turned out to be true."""
+    assert report.reliability is not None
+    return (
+        f"Expected calibration error {report.reliability.error:.3f}, over all pixels of {report.num_cases:,} cases "
+        "together: the mean distance between how sure and how right the pixels of a bin are, as the network was "
+        "trained, without a temperature."
+    )
