@@ -283,6 +283,16 @@ def test_voxels_nobody_labelled_are_left_out_from_training_to_report(tmp_path):
     assert judged.mean("dice", "front") > 0.7
 
 
+def test_stages_that_were_chosen_stand_in_the_plan(data, tmp_path):
+    stages = {"strides": [1, [1, 2, 2], 2], "kernel_sizes": [[1, 3, 3], 3, 3]}
+    settings = {**SMALL, "model.name": "lkm_unet", "model.options": {"channels": [4, 6, 8], **stages}}
+    short = {"volume.batches_per_epoch": 1, "trainer.epochs": 1, "volume.cache": str(tmp_path / "cache")}
+    plan = train(str(data), {**settings, **short}, output=tmp_path / "run").facts["plan"]
+    assert plan["strides"] == [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
+    assert plan["kernel_sizes"][0] == [1, 3, 3]
+    assert plan["reasons"]["strides"] == "given as model.options.strides"
+
+
 def test_a_plan_of_nnunet_is_taken_as_it_stands(run, data, tmp_path):
     plans = json.loads((run.path / "nnUNetPlans.json").read_text())
     configuration = plans["configurations"]["3d_fullres"]

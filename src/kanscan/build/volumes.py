@@ -90,7 +90,7 @@ def plan_volumes(recipe: Recipe, source: Source, split: Split, plan: VolumePlan 
         )
     if is_new:
         plan = replace(plan, copies=_copies(recipe, plan.channels))
-    plan = _fit_stride(recipe, plan, num_classes)
+    plan = _given_stages(recipe, _fit_stride(recipe, plan, num_classes))
     options = options_of_volumes(recipe, plan, num_classes)
     torch.manual_seed(recipe.seed)
     model = create_model(recipe.model.name, **options)
@@ -175,6 +175,18 @@ def _fit_stride(recipe: Recipe, plan: VolumePlan, num_classes: int) -> VolumePla
     reason = f"{plan.reasons.get('patch_size', '')}; rounded up to multiples of {steps} for {recipe.model.name}"
     reasons = {**plan.reasons, "patch_size": reason}
     return replace(plan, patch_size=tuple(rounded), reasons=reasons)  # type: ignore[arg-type]
+
+
+def _given_stages(recipe: Recipe, plan: VolumePlan) -> VolumePlan:
+    """Write into the plan the stages that the recipe chose for the network in place of the planned ones."""
+    dims = plan.spatial_dims
+    chosen = model_options(recipe.model.name, recipe.model.preset, recipe.model.options)
+    given = {
+        key: tuple(tuple(step) if isinstance(step, list | tuple) else (step,) * dims for step in chosen[key])
+        for key in ("strides", "kernel_sizes")
+        if isinstance(chosen.get(key), list | tuple)
+    }
+    return replace(plan, **given, reasons=plan.reasons | {key: f"given as model.options.{key}" for key in given})
 
 
 def fit_memory(recipe: Recipe, plan: VolumePlan, model: SegmentationModel) -> tuple[VolumePlan, str]:
