@@ -181,7 +181,7 @@ def _given_stages(recipe: Recipe, plan: VolumePlan) -> VolumePlan:
     """Write into the plan the stages that the recipe chose for the network in place of the planned ones."""
     dims = plan.spatial_dims
     chosen = model_options(recipe.model.name, recipe.model.preset, recipe.model.options)
-    given = {
+    given: dict[str, Any] = {
         key: tuple(tuple(step) if isinstance(step, list | tuple) else (step,) * dims for step in chosen[key])
         for key in ("strides", "kernel_sizes")
         if isinstance(chosen.get(key), list | tuple)
