@@ -187,8 +187,10 @@ def _reliability(report: Report) -> str:
         for sure, right, n in zip(found.confidence, found.accuracy, found.count, strict=True)
         if sure is not None
     ]
-    sure = [one for one, _, _ in known]
-    lines = [charts.Series("share that is right", [one for _, one, _ in known]), charts.Series("ideal", sure, 3)]
+    # From 0 to 1, so that the ideal is the diagonal.
+    sure = [0.0, *(one for one, _, _ in known), 1.0]
+    right = [None, *(one for _, one, _ in known), None]
+    lines = [charts.Series("share that is right", right), charts.Series("ideal", sure, 3)]
     label = "probability of the chosen class"
     chart = charts.line_chart(lines, sure, title="Reliability", x_label=label, y_range=(0.0, 1.0))
     most = 100 * known[-1][2] / max(1, sum(found.count))
