@@ -221,6 +221,21 @@ def test_a_feature_network_of_ones_own(pairs, pictures, made, tmp_path):
     assert "(relative)" not in done.__rich__()
 
 
+def test_what_cannot_be_compared_is_said_before_anything_is_made(pairs, pictures, tmp_path):
+    class Picky(torch.nn.Module):
+        def forward(self, x: torch.Tensor):
+            assert x.shape[2] > 999, "too small"
+            return x
+
+    torch.jit.script(Picky()).save(str(tmp_path / "picky.pt"))
+    with pytest.raises(ValueError, match="cannot take pictures"):
+        sample(pairs.path, output=tmp_path / "out", judge=pictures, features=tmp_path / "picky.pt")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty"):
+        sample(pairs.path, output=tmp_path / "out", judge=tmp_path / "empty")
+    assert not (tmp_path / "out").exists()
+
+
 def test_other_pictures_are_compared_whole_and_that_is_said(pairs, made, tmp_path):
     other = write_ultrasound(tmp_path / "other", 4, image_size=(30, 30))
     (other / "manifest.json").unlink()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from kanscan.build import Generator
+    from kanscan.build import Generator, RealPictures
     from kanscan.report.generation import GenerationScores
     from kanscan.run import Run
 
@@ -125,7 +125,7 @@ def sample(
     Example:
         >>> sample("runs/ukan_diffusion-quick_s2981", num_samples=16, steps=50, sampler="ddim")  # doctest: +SKIP
     """
-    from kanscan.build import generator
+    from kanscan.build import generator, real_pictures
     from kanscan.metrics.features import built_in, load_features
     from kanscan.run import Run
 
@@ -140,6 +140,10 @@ def sample(
     network = built_in(make.device) if features is None else load_features(features, make.device)
     if judge is not None and not Path(judge).exists():
         raise FileNotFoundError(f"no data folder at {judge}")
+    # What cannot be compared shall be known before hours of sampling.
+    real = None if judge is None else real_pictures(opened, judge)
+    if real is not None and features is not None:
+        network(real.train[:2])
     folder = output or opened.path / "samples"
     made = {
         "seed": seed,
@@ -156,7 +160,7 @@ def sample(
             _make(make, folder, batch, made, advance)
     files = tuple(_image(folder, i) for i in range(num_samples))
     labels = tuple(_label(folder, i) for i in range(num_samples)) if make.class_names else ()
-    page, scores, notes = _page(opened, folder, files, labels, made, judge, network)
+    page, scores, notes = _page(opened, folder, files, labels, made, real, network)
     return Samples(folder, files, labels, len(missing), page, scores, notes)
 
 
@@ -267,7 +271,7 @@ def _page(
     files: Sequence[Path],
     labels: Sequence[Path],
     made: dict[str, Any],
-    judge: Path | None,
+    real: RealPictures | None,
     network: Any,
 ) -> tuple[Path, GenerationScores | None, tuple[str, ...]]:
     from kanscan.files import write_json, write_text
@@ -277,8 +281,8 @@ def _page(
     sheet, strip = _sheet(folder, files, labels, _scale(facts["class_names"])), folder / "strip.png"
     scores, neighbors = None, None
     notes: tuple[str, ...] = ()
-    if judge is not None:
-        scores, neighbors, notes = _judge(run, files, judge, network)
+    if real is not None:
+        scores, neighbors, notes = _judge(run, files, real, network)
         write_json(folder / "scores.json", scores.to_dict())
     lead = f"{facts['model']['name']}, {facts['num_parameters']:,} parameters, run {run.path.resolve().name}"
     told = {
@@ -319,14 +323,12 @@ def _sheet(folder: Path, files: Sequence[Path], labels: Sequence[Path], scale: i
 
 
 def _judge(
-    run: Run, files: Sequence[Path], data: Path, network: Any
+    run: Run, files: Sequence[Path], real: RealPictures, network: Any
 ) -> tuple[GenerationScores, bytes, tuple[str, ...]]:
     import numpy as np
 
-    from kanscan.build import real_pictures
     from kanscan.report.generation import neighbor_sheet, score_generation
 
-    real = real_pictures(run, data)
     tiles = [_read(path) for path in files]
     samples = np.stack([t[None] if t.ndim == 2 else t.transpose(2, 0, 1) for t in tiles])
     mirrored = run.recipe.data.augmentation != "none"

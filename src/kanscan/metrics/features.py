@@ -62,7 +62,7 @@ class FeatureNet:
             if "return_features" in _arguments(self.network):
                 return self.network(batch, return_features=True).flatten(1), self.network(batch)
             answer = self.network(batch)
-        except RuntimeError as error:
+        except (RuntimeError, torch.jit.Error) as error:
             reason = str(error).strip().splitlines()[-1]
             raise ValueError(
                 f"the feature network cannot take pictures of shape {tuple(batch.shape)} uint8: {reason}"
