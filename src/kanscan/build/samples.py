@@ -15,7 +15,7 @@ from kanscan.build import generation
 from kanscan.build.segmentation import evaluation_cases
 from kanscan.data import Case
 from kanscan.data.io import read_image, read_pair
-from kanscan.data.patches import cut, middle_of_foreground
+from kanscan.data.patches import as_seen, cut, middle_of_foreground
 from kanscan.data.preparation import prepare_label, prepare_volume
 from kanscan.data.splits import Split
 from kanscan.data.volume_cache import CachedCase
@@ -181,6 +181,7 @@ def _volume_sample(serve: VolumePredictor, name: str, volume: Volume, label: Any
     places = {int(k): np.argwhere(classes == k) for k in np.unique(classes) if k not in (0, IGNORED)}
     case = CachedCase(name, prepared.image, classes, places)
     x, cropped = cut(case, middle_of_foreground(case), serve.plan.patch_size, serve.plan.slice_axis)
+    x = as_seen(x, serve.plan)
     axes = [axis for axis in range(3) if axis != serve.plan.slice_axis]
     spacing = tuple(serve.plan.spacing_mm[axis] for axis in axes)
     picture = x[0].numpy()

@@ -76,7 +76,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         image, label = cut(case, center, larger, axis)
         if how is not None:
             image, label = augment_patch(how, image, label, self.plan.network_size, int(random.integers(2**32)))
-        image = image.repeat(self.plan.copies, *[1] * label.ndim)
+        image = as_seen(image, self.plan)
         return {"image": image, "label": label, "index": index, "id": case.id}
 
 
@@ -101,8 +101,13 @@ class WholeDataset(Dataset[dict[str, Any]]):
         index = key[1] if isinstance(key, tuple) else key
         case = self.cases[index]
         image, label = cut(case, middle_of_foreground(case), self.plan.patch_size, self.plan.slice_axis)
-        image = image.repeat(self.plan.copies, *[1] * label.ndim)
+        image = as_seen(image, self.plan)
         return {"image": image, "label": label, "index": index, "id": case.id}
+
+
+def as_seen(image: Tensor, plan: VolumePlan) -> Tensor:
+    """Repeat the lone channel of a patch `(1, *S)` for a network that takes color; others stay as they are."""
+    return image if plan.copies == 1 else image.repeat(plan.copies, *[1] * (image.ndim - 1))
 
 
 def draw_center(
