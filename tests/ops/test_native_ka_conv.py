@@ -48,7 +48,7 @@ def unwritten_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     nan = float("nan")
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda t, *s, **k: empty(t, *s, **k).fill_(nan))
     monkeypatch.setattr(torch, "empty_like", lambda t, **k: empty_like(t, **k).fill_(nan))
-    monkeypatch.setattr(native, "scratch", lambda shape: scratch(shape).fill_(nan))
+    monkeypatch.setattr(native, "scratch", lambda shape, slot=0: scratch(shape, slot).fill_(nan))
 
 
 def draw(*shapes: tuple[int, ...]) -> list[torch.Tensor]:

@@ -97,21 +97,23 @@ SCRATCH_NUMBERS = 2**23
 _scratch = threading.local()
 
 
-def scratch(shape: Sequence[int]) -> Tensor:
+def scratch(shape: Sequence[int], slot: int = 0) -> Tensor:
     """Return float32 memory for a result that is used up before the call of an op ends; it is not cleared.
 
     Each thread is handed the same memory again: common allocators return large blocks to the system, and faulting them
-    in again costs more than the arithmetic done on them.
+    in again costs more than the arithmetic done on them. Results that live at once take different slots.
     """
     count = math.prod(shape)
     if count > SCRATCH_NUMBERS:
         large = torch.empty(shape, dtype=torch.float32, device="cpu")
         settle(large)
         return large
-    memory: Tensor | None = getattr(_scratch, "memory", None)
+    name = f"slot{slot}"
+    memory: Tensor | None = getattr(_scratch, name, None)
     if memory is None or memory.numel() < count:
         with torch.inference_mode(False):
-            memory = _scratch.memory = torch.empty(count, dtype=torch.float32, device="cpu")
+            memory = torch.empty(count, dtype=torch.float32, device="cpu")
+        setattr(_scratch, name, memory)
     return memory[:count].view(shape)
 
 
@@ -145,20 +147,15 @@ _advise = _find_advise()
 def outright(*tensors: Tensor) -> bool:
     """Tell whether an op can be computed without torch's dispatcher, which costs a fifth of a millisecond a call.
 
-    Graphs that are traced, tensors of other classes or without memory, and whoever listens to the dispatcher need the
-    registered op.
+    Graphs that are traced, tensors of other classes and whoever listens to the dispatcher need the registered op.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_torch_dispatch_mode():
         return False
-    return all(type(t) in (Tensor, torch.nn.Parameter) and not t.is_meta for t in tensors)
+    return all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
 
 
-_CONVERTERS: dict[type, Callable[[Any], Any]] = {
-    int: ctypes.c_int64,
-    bool: ctypes.c_int64,
-    float: ctypes.c_float,
-    type(None): lambda _: None,
-}
+_functions: dict[tuple[str, str], Any] = {}
+_C_TYPES: dict[type, Any] = {int: ctypes.c_int64, bool: ctypes.c_int64, float: ctypes.c_float}
 
 
 def call(name: str, *arguments: Tensor | int | float | None) -> None:
@@ -167,15 +164,17 @@ def call(name: str, *arguments: Tensor | int | float | None) -> None:
     Args:
         name: Its name without the instruction set, such as "kan_forward".
         arguments: In the order of the C interface. Tensors are passed as the address of their first element, None as
-            a null pointer, integers as 64 bits, numbers as float32. The number of threads, a last 64-bit integer, is
-            appended: it follows torch.
+            a null pointer, integers as 64 bits, numbers as float32; an argument keeps its kind from call to call. The
+            number of threads, a last 64-bit integer, is appended: it follows torch.
     """
-    function = getattr(_library(), f"kanscan_{name}_{INSTRUCTION_SET}")
+    function = _functions.get((name, INSTRUCTION_SET)) or _bind(name, arguments)
+    function(*[a.data_ptr() if isinstance(a, Tensor) else a for a in arguments], torch.get_num_threads())
+
+
+def _bind(name: str, arguments: Sequence[Tensor | int | float | None]) -> Any:
+    # A function object of its own: the library hands out the same one for every attribute access.
+    function = _library()[f"kanscan_{name}_{INSTRUCTION_SET}"]
     function.restype = None
-    function(*map(_convert, arguments), ctypes.c_int64(torch.get_num_threads()))
-
-
-def _convert(argument: Tensor | int | float | None) -> Any:
-    if isinstance(argument, Tensor):
-        return ctypes.c_void_p(argument.data_ptr())
-    return _CONVERTERS[type(argument)](argument)
+    function.argtypes = [*(_C_TYPES.get(type(a), ctypes.c_void_p) for a in arguments), ctypes.c_int64]
+    _functions[name, INSTRUCTION_SET] = function
+    return function

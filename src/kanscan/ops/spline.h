@@ -77,15 +77,12 @@ ALWAYS_INLINE void slopes(Vector t, float per_unit, Vector* p) {
 }
 
 #if defined(__AVX512F__)
-constexpr int64_t IN_REGISTERS = 8;  // bases at most whose sums never leave the registers while they are added to
+constexpr int64_t IN_REGISTERS = 8;  // bases at most whose sums, or coefficients, never leave the registers
 
-// Add the bases at a vector of places to eight vectors of sums: a piece goes to the lanes whose interval makes it a piece
-// of that basis. Sums beyond the last basis get what lies beyond the grid.
+// Add pieces to the sums of eight bases: a piece goes to the lanes whose interval makes it a piece of that basis. Sums
+// beyond the last basis get what lies beyond the grid.
 template <int P>
-ALWAYS_INLINE void add_bases(Vector x, const Grid& grid, Vector* sums) {
-    Integers interval;
-    Vector p[4];
-    pieces<P>(place<P>(x, grid, interval), p);
+ALWAYS_INLINE void add_pieces(Integers interval, const Vector* p, Vector* sums) {
     __mmask16 within[IN_REGISTERS + P];
 #pragma GCC unroll 16
     for (int i = 0; i < IN_REGISTERS + P; i++)
@@ -95,6 +92,14 @@ ALWAYS_INLINE void add_bases(Vector x, const Grid& grid, Vector* sums) {
 #pragma GCC unroll 4
         for (int m = 0; m <= P; m++)
             sums[k] = (Vector)_mm512_mask_add_ps((__m512)sums[k], within[k + P - m], (__m512)sums[k], (__m512)p[m]);
+}
+
+template <int P>
+ALWAYS_INLINE void add_bases(Vector x, const Grid& grid, Vector* sums) {
+    Integers interval;
+    Vector p[4];
+    pieces<P>(place<P>(x, grid, interval), p);
+    add_pieces<P>(interval, p, sums);
 }
 #endif
 
@@ -187,6 +192,39 @@ ALWAYS_INLINE Vector gather(const Vector* p, const int32_t* at, const float* row
     }
     return load(sums);
 }
+
+// One spline, read at many places: its coefficients between zeros.
+template <int P>
+struct Curve {
+    float* row;
+    bool few = false;
+
+    Curve(const float* coefficients, const Grid& grid, float* row) : row(row) {
+        memset(row, 0, size_t(row_length<P>(grid.bases)) * sizeof(float));
+        memcpy(row + MARGIN<P>, coefficients, size_t(grid.bases) * sizeof(float));
+#if defined(__AVX512F__)
+        few = grid.bases <= IN_REGISTERS;
+#endif
+    }
+
+    // Pieces times the coefficients of their bases; arbitrary from lane `count` on.
+    ALWAYS_INLINE Vector at(Integers interval, const Vector* p, int count) const {
+#if defined(__AVX512F__)
+        if (few) {
+            // A row of so few bases fits into one vector, and reading it by lane is one instruction.
+            const __m512 table = (__m512)load(row);
+            Vector sum = p[0] * (Vector)_mm512_permutexvar_ps((__m512i)interval, table);
+#pragma GCC unroll 4
+            for (int m = 1; m <= P; m++)
+                sum += p[m] * (Vector)_mm512_permutexvar_ps((__m512i)(interval + m), table);
+            return sum;
+        }
+#endif
+        int32_t places[LANES];
+        store(places, interval);
+        return gather(p, places, row, 0, count);
+    }
+};
 
 ALWAYS_INLINE Vector silu_slope(Vector x) {
     const Vector sigmoid = sigmoid_of(x);

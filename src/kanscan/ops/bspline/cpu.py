@@ -205,7 +205,7 @@ class _Outright(torch.autograd.Function):
 
 
 def _plain(t: Tensor) -> Tensor:
-    return t.to(torch.float32).contiguous()
+    return t if t.dtype is torch.float32 and t.is_contiguous() else t.to(torch.float32).contiguous()
 
 
 def _packed(base_weight: Tensor, spline_weight: Tensor, spline_scaler: Tensor | None) -> tuple[Tensor, int]:

@@ -13,6 +13,7 @@ constexpr int64_t TILE = 256;  // pixels whose bases are summed at a time: their
 constexpr int64_t CHUNK = 128;  // windows worked on at a time
 constexpr int64_t SHARE = 512;  // windows whose products with a gradient are summed before the lanes are
 constexpr int64_t ROWS = 16;    // rows of a linear layer worked on at a time
+constexpr int64_t MOST_ROWS = 8;  // rows of a map that are added up in one pass
 constexpr int SETS = 4;         // copies of a sum that take turns, since a row just written cannot be read at once
 
 typedef float Eight __attribute__((vector_size(32)));
@@ -56,13 +57,6 @@ void bases_of(float x, float factor, const Grid& grid, float* to) {
     for (int64_t k = 0; k < eights(grid.bases); k++) to[k] = k < grid.bases ? factor * row[MARGIN<P> + k] : 0;
 }
 
-// Copy `bases` numbers to a row between zeros, for `gather`.
-template <int P>
-void pad_row(const float* from, const Grid& grid, float* row) {
-    clear(row, row_length<P>(grid.bases));
-    memcpy(row + MARGIN<P>, from, size_t(grid.bases) * sizeof(float));
-}
-
 // Sums of bases over channels for the pixels of a tile: a row of bases for each pixel.
 template <int P>
 struct Rows {
@@ -74,11 +68,14 @@ struct Rows {
         clear(rows, count * stride);
     }
 
-    ALWAYS_INLINE void add(Vector x, const Grid& grid, int64_t i, int width) {
-        int32_t at[LANES];
-        Vector p[4];
-        pieces<P>(place<P>(x, grid, at), p);
-        scatter(p, at, rows + i * stride, stride, width);
+    template <int K>
+    ALWAYS_INLINE void add(const Vector* x, const Grid& grid, int64_t i, int width) {
+        for (int k = 0; k < K; k++) {
+            int32_t at[LANES];
+            Vector p[4];
+            pieces<P>(place<P>(x[k], grid, at), p);
+            scatter(p, at, rows + i * stride, stride, width);
+        }
     }
 
     void hand_out(int64_t count, const Grid& grid, float* to) const {
@@ -96,11 +93,13 @@ struct Columns {
 
     Columns(int64_t, const Grid&) : sums(kanscan_workspace(0, IN_REGISTERS * TILE)) { clear(sums, IN_REGISTERS * TILE); }
 
-    ALWAYS_INLINE void add(Vector x, const Grid& grid, int64_t i, int) {
+    template <int K>
+    ALWAYS_INLINE void add(const Vector* x, const Grid& grid, int64_t i, int) {
         Vector s[IN_REGISTERS];
 #pragma GCC unroll 8
         for (int k = 0; k < IN_REGISTERS; k++) s[k] = load(sums + k * TILE + i);
-        add_bases<P>(x, grid, s);
+#pragma GCC unroll 4
+        for (int k = 0; k < K; k++) add_bases<P>(x[k], grid, s);
 #pragma GCC unroll 8
         for (int k = 0; k < IN_REGISTERS; k++) store(sums + k * TILE + i, s[k]);
     }
@@ -115,6 +114,23 @@ struct Columns {
 };
 #endif
 
+// K channels, `apart` numbers from each other.
+template <int K, class Sums>
+ALWAYS_INLINE void add_channels(const float* x, int64_t start, int64_t apart, int64_t count, const Grid& grid,
+                                float* silu, Sums& sums) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        const int width = width_of(count - i);
+        Vector v[K];
+#pragma GCC unroll 4
+        for (int k = 0; k < K; k++) {
+            const int64_t at = start + k * apart + i;
+            v[k] = load_first(x + at, width);
+            store_first(silu + at, v[k] * sigmoid_of(v[k]), width);
+        }
+        sums.template add<K>(v, grid, i, width);
+    }
+}
+
 // silu (batch, channels, pixels) and maps (batch, group, pixel, basis).
 template <class Sums>
 void sums(const float* x, int64_t groups, int64_t channels, int64_t pixels, const Grid& grid, float* silu, float* maps,
@@ -124,15 +140,10 @@ void sums(const float* x, int64_t groups, int64_t channels, int64_t pixels, cons
         const int64_t group = task / tiles, begin = task % tiles * TILE;
         const int64_t count = pixels - begin < TILE ? pixels - begin : TILE;
         Sums sums(count, grid);
-        for (int64_t c = 0; c < channels; c++) {
-            const int64_t start = (group * channels + c) * pixels + begin;
-            for (int64_t i = 0; i < count; i += LANES) {
-                const int width = width_of(count - i);
-                const Vector v = load_first(x + start + i, width);
-                store_first(silu + start + i, v * sigmoid_of(v), width);
-                sums.add(v, grid, i, width);
-            }
-        }
+        const int64_t start = group * channels * pixels + begin;
+        int64_t c = 0;
+        for (; c + 4 <= channels; c += 4) add_channels<4>(x, start + c * pixels, pixels, count, grid, silu, sums);
+        for (; c < channels; c++) add_channels<1>(x, start + c * pixels, pixels, count, grid, silu, sums);
         sums.hand_out(count, grid, maps + (group * pixels + begin) * eights(grid.bases));
     };
     parallel(groups * tiles, threads, body);
@@ -172,32 +183,44 @@ inline void turn(const float* from, int64_t count, int64_t each, float* to, int6
         for (int64_t k = 0; k < each; k++) to[k * stride + q] = from[q * each + k];
 }
 
+// Sums along the columns of the map under one row of windows, the border around it included.
+inline void sum_columns(const float* maps, const Window& w, int64_t row, int64_t each, const float* border, float* sums) {
+    const int64_t wide = w.size[1] + 2 * w.padding[1], left = w.padding[1] * each, inner = w.size[1] * each;
+    for (int64_t l = 0; l < wide; l++) {
+        if (l == w.padding[1]) l += w.size[1];
+        for (int64_t k = 0; l < wide && k < each; k++) sums[l * each + k] = float(w.kernel[0]) * border[k];
+    }
+    const float* rows[MOST_ROWS];
+    for (int64_t i = 0; i < w.kernel[0];) {
+        int64_t found = 0, outside = 0;
+        const bool first = i == 0;
+        for (; i < w.kernel[0] && found < MOST_ROWS; i++) {
+            const int64_t h = w.reads(0, row, i);
+            if (within(h, w.size[0])) rows[found++] = maps + h * inner;
+            else outside++;
+        }
+        for (int64_t k = 0; k < each; k += 8) {
+            const Eight around = float(outside) * *reinterpret_cast<const UnalignedEight*>(border + k);
+            for (int64_t l = k; l < inner; l += each) {
+                UnalignedEight& to = *reinterpret_cast<UnalignedEight*>(sums + left + l);
+                Eight sum = first ? around : to + around;
+                for (int64_t f = 0; f < found; f++) sum += *reinterpret_cast<const UnalignedEight*>(rows[f] + l);
+                to = sum;
+            }
+        }
+    }
+}
+
 // Box filter of one row of windows, first along the columns of the map, then along the row.
 inline void filter_row(const float* maps, const Window& w, int64_t row, int64_t each, const float* border, float* to) {
-    const int64_t wide = w.size[1] + 2 * w.padding[1], left = w.padding[1] * each, inner = w.size[1] * each;
-    float* sums = kanscan_workspace(2, wide * each);
-    for (int64_t l = 0; l < wide; l++)
-        for (int64_t k = 0; k < each; k++) sums[l * each + k] = float(w.kernel[0]) * border[k];
-    bool fresh = true;
-    int64_t outside = 0;
-    for (int64_t i = 0; i < w.kernel[0]; i++) {
-        const int64_t h = w.reads(0, row, i);
-        if (!within(h, w.size[0])) {
-            outside++;
-            continue;
-        }
-        const float* from = maps + h * inner;
-        if (fresh) memcpy(sums + left, from, size_t(inner) * sizeof(float));
-        for (int64_t l = 0; !fresh && l < inner; l += 8) add_eight(sums + left + l, from + l);
-        fresh = false;
-    }
-    for (int64_t l = 0; outside && !fresh && l < inner; l++) sums[left + l] += float(outside) * border[l % each];
+    float* sums = kanscan_workspace(2, (w.size[1] + 2 * w.padding[1]) * each);
+    sum_columns(maps, w, row, each, border, sums);
+    const int64_t step = w.dilation[1] * each;
     for (int64_t q = 0; q < w.out[1]; q++, to += each)
         for (int64_t k = 0; k < each; k += 8) {
             const float* from = sums + q * w.stride[1] * each + k;
             Eight sum = {};
-            for (int64_t j = 0; j < w.kernel[1]; j++)
-                sum += *reinterpret_cast<const UnalignedEight*>(from + j * w.dilation[1] * each);
+            for (int64_t j = 0; j < w.kernel[1]; j++, from += step) sum += *reinterpret_cast<const UnalignedEight*>(from);
             *reinterpret_cast<UnalignedEight*>(to + k) = sum;
         }
 }
@@ -316,6 +339,55 @@ void input_gradient(const float* x, int64_t groups, int64_t channels, const Wind
     parallel(groups * tiles, threads, body);
 }
 
+// Add the windows of one row, whose first row on the padded map is `from`: along its columns, then along the row. Behind
+// the map is room to read a vector.
+inline void add_windows(const float* from, const Window& w, int64_t wide, float* sums, float* out) {
+    for (int64_t l = 0; l < wide; l += LANES) {
+        Vector sum = load(from + l);
+        for (int64_t i = 1; i < w.kernel[0]; i++) sum += load(from + i * w.dilation[0] * wide + l);
+        store(sums + l, sum);
+    }
+    if (w.stride[1] == 1)
+        for (int64_t l = 0; l < w.out[1]; l += LANES) {
+            const int width = width_of(w.out[1] - l);
+            Vector sum = load_first(out + l, width);
+            for (int64_t j = 0; j < w.kernel[1]; j++) sum += load_first(sums + l + j * w.dilation[1], width);
+            store_first(out + l, sum, width);
+        }
+    else
+        for (int64_t l = 0; l < w.out[1]; l++)
+            for (int64_t j = 0; j < w.kernel[1]; j++) out[l] += sums[l * w.stride[1] + j * w.dilation[1]];
+}
+
+// The way back: add the gradients of one row of windows to all places they read.
+inline void spread_windows(const float* from, const Window& w, int64_t wide, float* line, float* to) {
+    // Vectors may reach into the next row of the map, with zeros.
+    clear(line, wide + LANES);
+    for (int64_t j = 0; j < w.kernel[1]; j++) {
+        float* at = line + j * w.dilation[1];
+        if (w.stride[1] == 1)
+            for (int64_t l = 0; l < w.out[1]; l += LANES) {
+                const int width = width_of(w.out[1] - l);
+                store_first(at + l, load_first(at + l, width) + load_first(from + l, width), width);
+            }
+        else
+            for (int64_t l = 0; l < w.out[1]; l++) at[l * w.stride[1]] += from[l];
+    }
+    for (int64_t i = 0; i < w.kernel[0]; i++, to += w.dilation[0] * wide)
+        for (int64_t l = 0; l < wide; l += LANES) store(to + l, load(to + l) + load(line + l));
+}
+
+// The sum of a padded map over its padding.
+inline float sum_around(const float* map, const Window& w, int64_t wide) {
+    float sum = 0;
+    for (int64_t h = 0; h < w.size[0] + 2 * w.padding[0]; h++, map += wide) {
+        const int64_t inner = within(h - w.padding[0], w.size[0]) ? w.size[1] : 0;
+        for (int64_t l = 0; l < (inner ? w.padding[1] : wide); l++) sum += map[l];
+        for (int64_t l = w.padding[1] + inner; inner && l < wide; l++) sum += map[l];
+    }
+    return sum;
+}
+
 // Few outputs for each group (depth-wise layers): each output's spline first, then the box filter, which is added to y.
 template <int P>
 void curves(const float* x, int64_t batch, int64_t groups, int64_t channels, const Window& w, bool contributes,
@@ -323,10 +395,9 @@ void curves(const float* x, int64_t batch, int64_t groups, int64_t channels, con
     const int64_t wide = w.size[1] + 2 * w.padding[1], high = w.size[0] + 2 * w.padding[0];
     auto body = [&](int64_t task) {
         const int64_t group = task / outputs, output = group % groups * outputs + task % outputs;
-        float* map = kanscan_workspace(0, high * wide + LANES);
-        float* row = kanscan_workspace(1, row_length<P>(grid.bases));
+        float* map = kanscan_workspace(0, high * wide + 2 * LANES);
+        const Curve<P> curve(v + output * grid.bases, grid, kanscan_workspace(1, row_length<P>(grid.bases)));
         float* zero = kanscan_workspace(2, eights(grid.bases));
-        pad_row<P>(v + output * grid.bases, grid, row);
         bases_of<P>(0, contributes ? float(channels) : 0, grid, zero);
         float border = 0;
         for (int64_t k = 0; k < grid.bases; k++) border += zero[k] * v[output * grid.bases + k];
@@ -337,34 +408,57 @@ void curves(const float* x, int64_t batch, int64_t groups, int64_t channels, con
                 float* to = map + (h + w.padding[0]) * wide + w.padding[1];
                 for (int64_t l = 0; l < w.size[1]; l += LANES) {
                     const int width = width_of(w.size[1] - l);
-                    int32_t at[LANES];
+                    Integers interval;
                     Vector p[4];
-                    pieces<P>(place<P>(load_first(from + l, width), grid, at), p);
-                    const Vector curve = gather(p, at, row, 0, width);
-                    store_first(to + l, c ? load_first(to + l, width) + curve : curve, width);
+                    pieces<P>(place<P>(load_first(from + l, width), grid, interval), p);
+                    const Vector y = curve.at(interval, p, width);
+                    store_first(to + l, c ? load_first(to + l, width) + y : y, width);
                 }
             }
-        float* out = y + task * w.windows();
-        for (int64_t r = 0; r < w.out[0]; r++, out += w.out[1]) {
-            const float* from = map + r * w.stride[0] * wide;
-            for (int64_t l = 0; l < w.out[1]; l += LANES) {
-                const int width = width_of(w.out[1] - l);
-                Vector sum = load_first(out + l, width);
-                for (int64_t i = 0; i < w.kernel[0]; i++)
-                    for (int64_t j = 0; j < w.kernel[1]; j++) {
-                        const float* tap = from + i * w.dilation[0] * wide + l * w.stride[1] + j * w.dilation[1];
-                        if (w.stride[1] == 1) {
-                            sum += load_first(tap, width);
-                        } else {
-                            for (int m = 0; m < width; m++) sum[m] += tap[m * w.stride[1]];
-                        }
-                    }
-                store_first(out + l, sum, width);
-            }
-        }
+        float *out = y + task * w.windows(), *sums = kanscan_workspace(3, wide + 2 * LANES);
+        for (int64_t r = 0; r < w.out[0]; r++, out += w.out[1]) add_windows(map + r * w.stride[0] * wide, w, wide, sums, out);
     };
     parallel(batch * groups * outputs, threads, body);
 }
+
+// The gradient of one spline: pieces added up for each basis.
+template <int P>
+struct SplineGradient {
+    const Grid& grid;
+    float* rows;
+    int64_t stride, set = 0;
+    bool few = false;
+#if defined(__AVX512F__)
+    Vector sums[IN_REGISTERS] = {};
+#endif
+
+    SplineGradient(const Grid& grid, float* memory) : grid(grid), rows(memory), stride(row_length<P>(grid.bases)) {
+#if defined(__AVX512F__)
+        few = grid.bases <= IN_REGISTERS;
+#endif
+        if (!few) clear(rows, SETS * LANES * stride);
+    }
+
+    ALWAYS_INLINE void add(Integers interval, const Vector* p, int width) {
+#if defined(__AVX512F__)
+        if (few) return add_pieces<P>(interval, p, sums);
+#endif
+        int32_t at[LANES];
+        store(at, interval);
+        scatter(p, at, rows + set * LANES * stride, stride, width);
+        set = (set + 1) % SETS;
+    }
+
+    void hand_out(float* to) {
+#if defined(__AVX512F__)
+        for (int64_t k = 0; few && k < grid.bases; k++) to[k] += sum_of(sums[k]);
+        if (few) return;
+#endif
+        for (int64_t s = 1; s < SETS * LANES; s++)
+            for (int64_t k = 0; k < stride; k += 8) add_eight(rows + k, rows + s * stride + k);
+        for (int64_t k = 0; k < grid.bases; k++) to[k] += rows[MARGIN<P> + k];
+    }
+};
 
 // grad_v (batch, group, output, basis) and, added to grad unless that is null, the gradient of x through the splines.
 template <int P>
@@ -376,56 +470,39 @@ void curves_gradient(const float* x, const float* grad_y, int64_t batch, int64_t
     auto body = [&](int64_t group) {
         for (int64_t o = 0; o < outputs; o++) {
             const int64_t output = group % groups * outputs + o;
-            float* map = kanscan_workspace(0, high * wide + LANES);
-            float* row = kanscan_workspace(1, stride);
-            float* found = kanscan_workspace(2, SETS * LANES * stride);
-            pad_row<P>(v + output * grid.bases, grid, row);
-            clear(map, high * wide);
-            clear(found, SETS * LANES * stride);
+            float* map = kanscan_workspace(0, high * wide + 2 * LANES);
+            const Curve<P> curve(v + output * grid.bases, grid, kanscan_workspace(1, stride));
+            SplineGradient<P> found(grid, kanscan_workspace(2, SETS * LANES * stride));
+            clear(map, high * wide + LANES);
             const float* from = grad_y + (group * outputs + o) * w.windows();
+            float* line = kanscan_workspace(3, row_length<P>(grid.bases) + eights(grid.bases) + wide + 2 * LANES);
             for (int64_t r = 0; r < w.out[0]; r++, from += w.out[1])
-                for (int64_t i = 0; i < w.kernel[0]; i++)
-                    for (int64_t j = 0; j < w.kernel[1]; j++) {
-                        float* to = map + (r * w.stride[0] + i * w.dilation[0]) * wide + j * w.dilation[1];
-                        if (w.stride[1] == 1) {
-                            for (int64_t l = 0; l < w.out[1]; l++) to[l] += from[l];
-                        } else {
-                            for (int64_t l = 0; l < w.out[1]; l++) to[l * w.stride[1]] += from[l];
-                        }
-                    }
+                spread_windows(from, w, wide, line, map + r * w.stride[0] * wide);
+            const float around = sum_around(map, w, wide);
             float* to = grad_v + (group * outputs + o) * grid.bases;
-            float around = 0;
-            for (int64_t h = 0; h < high; h++) {
-                const bool beside = within(h - w.padding[0], w.size[0]);
-                for (int64_t l = 0; l < wide; l++)
-                    if (!beside || !within(l - w.padding[1], w.size[1])) around += map[h * wide + l];
-            }
             float* zero = kanscan_workspace(3, row_length<P>(grid.bases) + eights(grid.bases)) + row_length<P>(grid.bases);
             bases_of<P>(0, contributes ? float(channels) * around : 0, grid, zero);
             memcpy(to, zero, size_t(grid.bases) * sizeof(float));
-            int set = 0;
             for (int64_t c = 0; c < channels; c++)
                 for (int64_t h = 0; h < w.size[0]; h++) {
                     const int64_t start = (group * channels + c) * w.pixels() + h * w.size[1];
                     const float* inner = map + (h + w.padding[0]) * wide + w.padding[1];
-                    for (int64_t l = 0; l < w.size[1]; l += LANES, set = (set + 1) % SETS) {
+                    for (int64_t l = 0; l < w.size[1]; l += LANES) {
                         const int width = width_of(w.size[1] - l);
                         const Vector weight = load_first(inner + l, width);
-                        int32_t at[LANES];
+                        Integers interval;
                         Vector p[4];
-                        const Vector t = place<P>(load_first(x + start + l, width), grid, at);
+                        const Vector t = place<P>(load_first(x + start + l, width), grid, interval);
                         pieces<P>(t, p);
                         for (Vector& piece : p) piece *= weight;
-                        scatter(p, at, found + set * LANES * stride, stride, width);
+                        found.add(interval, p, width);
                         if (!grad) continue;
                         slopes<P>(t, grid.per_unit, p);
-                        const Vector slope = gather(p, at, row, 0, width);
+                        const Vector slope = curve.at(interval, p, width);
                         store_first(grad + start + l, load_first(grad + start + l, width) + weight * slope, width);
                     }
                 }
-            for (int64_t s = 1; s < SETS * LANES; s++)
-                for (int64_t k = 0; k < stride; k += 8) add_eight(found + k, found + s * stride + k);
-            for (int64_t k = 0; k < grid.bases; k++) to[k] += found[MARGIN<P> + k];
+            found.hand_out(to);
         }
     };
     parallel(batch * groups, threads, body);
@@ -492,16 +569,16 @@ void columns_gradient(const float* x, const float* grad, int64_t rows, int64_t i
         float* row = kanscan_workspace(0, stride);
         const int64_t end = (task + 1) * ROWS < rows ? (task + 1) * ROWS : rows;
         for (int64_t t = task * ROWS; t < end; t++) {
-            pad_row<P>(grad + t * length + inputs, grid, row);
+            const Curve<P> curve(grad + t * length + inputs, grid, row);
             for (int64_t i = 0; i < inputs; i += LANES) {
                 const int width = width_of(inputs - i);
                 const Vector v = load_first(x + t * inputs + i, width);
                 Vector sum = load_first(grad + t * length + i, width) * silu_slope(v);
                 if (through_splines) {
-                    int32_t at[LANES];
+                    Integers interval;
                     Vector p[4];
-                    slopes<P>(place<P>(v, grid, at), grid.per_unit, p);
-                    sum += gather(p, at, row, 0, width);
+                    slopes<P>(place<P>(v, grid, interval), grid.per_unit, p);
+                    sum += curve.at(interval, p, width);
                 }
                 store_first(grad_x + t * inputs + i, sum, width);
             }

@@ -83,7 +83,7 @@ def _result_dtype(weight: Tensor) -> torch.dtype:
 
 
 def _plain(t: Tensor) -> Tensor:
-    return t.to(torch.float32).contiguous()
+    return t if t.dtype is torch.float32 and t.is_contiguous() else t.to(torch.float32).contiguous()
 
 
 def _kernel_grid(size: int, order: int, low: float, high: float) -> tuple[int, int, float, float]:
@@ -230,16 +230,17 @@ class _Linear(torch.autograd.Function):
 
 
 @cache
-def _window(setting: Setting, size: Pair) -> Tensor:
+def _window_of(kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, size: Pair) -> Tensor:
     """Return the window as the kernels read it."""
-    pairs = (setting.kernel, setting.stride, setting.padding, setting.dilation, size, setting.output_size(size))
-    return torch.tensor(pairs, dtype=torch.int64, device="cpu")
+    out = Setting(kernel, stride, padding, dilation, 1, False, (1, 1, (0.0, 1.0))).output_size(size)
+    return torch.tensor((kernel, stride, padding, dilation, size, out), dtype=torch.int64, device="cpu")
 
 
-def _setting(base_weight: Tensor, window: tuple[Any, ...], grid: tuple[int, int, float, float]) -> Setting:
-    stride, padding, dilation = ((pair[0], pair[1]) for pair in window[:3])
-    kernel = (base_weight.shape[2], base_weight.shape[3])
-    return Setting(kernel, stride, padding, dilation, window[3], window[4], (grid[0], grid[1], grid[2:]))
+def _window(x: Tensor, base_weight: Tensor, *window: Sequence[int]) -> Tensor:
+    # Through the dispatcher pairs come as lists.
+    stride, padding, dilation = map(tuple, window)
+    kernel, size = base_weight.shape, x.shape
+    return _window_of((kernel[2], kernel[3]), stride, padding, dilation, (size[2], size[3]))
 
 
 def _sums_first(base_weight: Tensor, groups: int) -> bool:
@@ -271,19 +272,17 @@ def _apply_conv(
 ) -> tuple[Tensor, Tensor]:
     """Return the result and, for backward, the box-filtered sums of bases (batch, groups, windows, bases)."""
     grid = _kernel_grid(grid_size, spline_order, low, high)
-    window = (stride, padding, dilation, groups, padding_contributes)
-    setting = _setting(base_weight, window, (grid_size, spline_order, low, high))
     x, v = _plain(x), _plain(spline_weight)
     batch, channels, size = x.shape[0], base_weight.shape[1], (x.shape[2], x.shape[3])
     num_maps = batch * groups * size[0] * size[1] * _eights(grid[0]) if _sums_first(base_weight, groups) else 0
-    memory = native.scratch((x.numel() + num_maps,))
-    silu, maps = memory[: x.numel()].view(x.shape), memory[x.numel() :] if num_maps else None
+    silu, maps = native.scratch(x.shape), native.scratch((num_maps,), slot=1) if num_maps else None
     native.call("ka_sums", x, batch * groups, channels, size[0] * size[1], *grid, silu, maps)
     with without_autocast(x):
         # SiLU(0) = 0: zeros around the map are exact here.
-        y = F.conv2d(silu, _plain(base_weight), None, *window[:4]).contiguous()
+        y = F.conv2d(silu, _plain(base_weight), None, stride, padding, dilation, groups).contiguous()
     sums = x.new_empty(_sums_shape(y, base_weight, groups, grid[0]))
-    where = (batch, groups, channels, _window(setting, size), padding_contributes, *grid, v, len(v) // groups)
+    window = _window(x, base_weight, stride, padding, dilation)
+    where = (batch, groups, channels, window, padding_contributes, *grid, v, len(v) // groups)
     if sums.ndim > 1:
         native.call("ka_window", maps, *where, sums, y)
     else:
@@ -330,11 +329,10 @@ def _apply_conv_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of the three tensors, float32; empty ones where none is needed."""
     grid = _kernel_grid(grid_size, spline_order, low, high)
-    window = (stride, padding, dilation, groups, padding_contributes)
-    setting = _setting(base_weight, window, (grid_size, spline_order, low, high))
+    window = (stride, padding, dilation, groups)
     grad, x, u, v = map(_plain, (grad_y, x, base_weight, spline_weight))
     batch, channels = x.shape[0], u.shape[1]
-    where = _window(setting, (x.shape[2], x.shape[3]))
+    where = _window(x, u, stride, padding, dilation)
     grad_v = through = None
     with without_autocast(x):
         grad_x, grad_u = _base_gradients(grad, x, u, window, grid, need_x, need_base)
@@ -379,7 +377,7 @@ def _base_gradients(
     if need_base:
         silu = native.scratch(x.shape)
         native.call("ka_sums", x, x.shape[0], x.shape[1], x.shape[2] * x.shape[3], *grid, silu, None)
-    stride, padding, dilation, groups, _ = window
+    stride, padding, dilation, groups = window
     grad_x, grad_u, _ = torch.ops.aten.convolution_backward(
         grad, silu, u, None, stride, padding, dilation, False, [0, 0], groups, [need_x, need_base, False]
     )
