@@ -316,3 +316,13 @@ print("same")
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
     assert run.stdout == "same\n", run.stderr
+
+
+def test_shapes_without_memory_never_reach_the_kernel():
+    """The memory of a training is estimated so, and every compiled kernel would crash on them."""
+    u, B = (torch.empty(shape, device="meta", requires_grad=True) for shape in ((2, 8, 100), (2, 4, 100)))
+    assert not native.outright(u)
+    y = selective_scan(u, u, torch.empty(8, 4, device="meta"), B, B)
+    y.sum().backward()
+    assert y.is_meta
+    assert u.grad.shape == u.shape

@@ -147,11 +147,12 @@ _advise = _find_advise()
 def outright(*tensors: Tensor) -> bool:
     """Tell whether an op can be computed without torch's dispatcher, which costs a fifth of a millisecond a call.
 
-    Graphs that are traced, tensors of other classes and whoever listens to the dispatcher need the registered op.
+    Graphs that are traced, tensors of other classes or without memory (a training is sized on them before it starts),
+    and whoever listens to the dispatcher need the registered op.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_torch_dispatch_mode():
         return False
-    return all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
+    return all(type(t) in (Tensor, torch.nn.Parameter) and not t.is_meta for t in tensors)
 
 
 _functions: dict[tuple[str, str], Any] = {}
