@@ -129,6 +129,15 @@ def test_shards_share_the_work(run, tmp_path):
         write_nifti(tmp_path / "in" / f"{name}.nii.gz", image)
     parts = [predict(run.path, [tmp_path / "in"], output=tmp_path / "out", shard=f"{i}/2").files for i in (1, 2)]
     assert [[path.name[0] for path in part] for part in parts] == [["a", "c"], ["b"]]
+    for name in "abc":
+        (tmp_path / "in" / f"{name}.nii.gz").write_bytes(b"broken")
+    for i in (1, 2):
+        predict(run.path, [tmp_path / "in"], output=tmp_path / "again", shard=f"{i}/2")
+    failures = {path.name: len(path.read_text().splitlines()) - 1 for path in (tmp_path / "again").iterdir()}
+    assert failures == {"failures-1-of-2.csv": 2, "failures-2-of-2.csv": 1}
+    write_nifti(tmp_path / "in" / "b.nii.gz", image)
+    predict(run.path, [tmp_path / "in"], output=tmp_path / "again", shard="2/2")
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["b.nii.gz", "failures-1-of-2.csv"]
     with pytest.raises(ValueError, match="--shard is written i/n"):
         predict(run.path, [tmp_path / "in"], output=tmp_path / "out", shard="3/2")
 

@@ -99,7 +99,7 @@ def plan_volumes(recipe: Recipe, source: Source, split: Split, plan: VolumePlan 
     notes = []
     if is_new:
         plan, note = fit_memory(recipe, plan, model)
-        notes += [note] if note else []
+        notes += [plan_text(plan), note] if note else [plan_text(plan)]
     check_batch_norm(model, plan.batch_size, (model.in_channels, *plan.network_size))
     return Planned(plan, fingerprint, options, model, tuple(notes))
 
@@ -175,6 +175,15 @@ def _fit_stride(recipe: Recipe, plan: VolumePlan, num_classes: int) -> VolumePla
     reason = f"{plan.reasons.get('patch_size', '')}; rounded up to multiples of {steps} for {recipe.model.name}"
     reasons = {**plan.reasons, "patch_size": reason}
     return replace(plan, patch_size=tuple(rounded), reasons=reasons)  # type: ignore[arg-type]
+
+
+def plan_text(plan: VolumePlan) -> str:
+    """Say in a sentence how volumes will reach the network."""
+    size, spacing = (" x ".join(f"{n:g}" for n in numbers) for numbers in (plan.patch_size, plan.spacing_mm))
+    return (
+        f"planned: patches of {size} voxels of {spacing} mm, {plan.batch_size} in a batch, {len(plan.strides)} stages, "
+        f"intensities {', '.join(dict.fromkeys(plan.normalization))}; plan.yaml in the run says why"
+    )
 
 
 def _given_stages(recipe: Recipe, plan: VolumePlan) -> VolumePlan:

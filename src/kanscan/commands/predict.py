@@ -87,7 +87,7 @@ def predict(
 
     A run on volumes takes NIfTI, MHA and NRRD files, folders of them and folders of DICOM slices, and writes NIfTI in
     the grid of the input; beside that of DICOM a DICOM segmentation that refers to the source images. Failures are
-    listed in failures.csv.
+    listed in failures.csv, those of a shard in a file of its own.
 
     The values are those of the label files the network learned from: 0 and 255 for a background and a foreground,
     the listed values for several classes. A picture that cannot be read is told at the end; the others go on.
@@ -178,7 +178,7 @@ def _predict_volumes(
 
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file, expected a folder for the label maps")
-    output = Output(folder, tuple(stored), **wanted)
+    output = Output(folder, tuple(stored), shard=shard, **wanted)
     cases = take_shard(find_volumes(inputs, serve.plan.channels, series), shard)
     sources = {path.resolve() for case in cases for path in case.images}
     own = [path for case in cases for path in output.paths(case) if path.resolve() in sources]

@@ -40,6 +40,7 @@ class Output:
         probabilities: NAME_probabilities.npz.
         segmentation: Of DICOM input, a DICOM segmentation beside the NIfTI file.
         codes: For it, see `kanscan.data.LabelMap`.
+        shard: Which of several machines works here, "i/n"; each keeps a list of its own failures.
     """
 
     folder: Path
@@ -48,6 +49,13 @@ class Output:
     probabilities: bool = False
     segmentation: bool = True
     codes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    shard: str | None = None
+
+    @property
+    def failures_path(self) -> Path:
+        """Where failures are listed."""
+        part = "" if self.shard is None else f"-{self.shard.replace('/', '-of-')}"
+        return self.folder / f"failures{part}.csv"
 
     def paths(self, case: Case) -> list[Path]:
         """List the files of a case, the label map first."""
@@ -225,7 +233,8 @@ def predict_cases(
     """Predict volumes; what cannot be read is told and the others go on.
 
     Returns:
-        Label maps that were written, and a sentence for each case that failed; these go to `failures.csv` too.
+        Label maps that were written, and a sentence for each case that failed; these go to `failures.csv` too, which is
+        removed where nothing failed this time.
     """
     files: list[Path] = []
     failures: dict[str, str] = {}
@@ -235,13 +244,13 @@ def predict_cases(
         except (ValueError, OSError) as error:
             text = " ".join(str(error).split())
             failures[case.id] = text if str(case.images[0]) in text else f"{case.images[0]}: {text}"
-    report = output.folder / "failures.csv"
+    output.failures_path.unlink(missing_ok=True)
     if failures:
         text_file = io.StringIO()
         writer = csv.writer(text_file, lineterminator="\n")
         writer.writerow(["case", "error"])
         writer.writerows(failures.items())
-        write_text(report, text_file.getvalue())
+        write_text(output.failures_path, text_file.getvalue())
     return files, failures
 
 
