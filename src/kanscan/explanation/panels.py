@@ -52,7 +52,7 @@ def map_figure(
 ) -> Figure:
     """Draw an image and maps of it side by side, the outline of a label on each; of a volume three planes.
 
-    The planes of a volume meet in the marked voxel of the first row, or else in the middle.
+    The planes of a volume meet in the marked voxel of their row, or else in the middle.
 
     Args:
         image: `(H, W)`, `(H, W, 3)` or `(D, H, W)`.
@@ -63,11 +63,11 @@ def map_figure(
     """
     volume = image.ndim == 3 and image.shape[-1] != 3
     size = image.shape if volume else image.shape[:2]
-    shown = planes(size, spacing_mm, rows[0].mark)
     picture = image if volume else to_rgb(image)
     window = (float(picture.min()), float(picture.max())) if volume else (0.0, 255.0)
-    figure, axes = _grid(shown, len(rows), 1 + max(len(row.maps) for row in rows))
+    figure, axes = _grid(planes(size, spacing_mm), len(rows), 1 + max(len(row.maps) for row in rows))
     for number, row in enumerate(rows):
+        shown = planes(size, spacing_mm, row.mark)
         outlined = label if row.outline is None else row.outline
         maps = [(title, _on_grid(heat, size)) for title, heat in row.maps]
         for place, plane in enumerate(shown):
@@ -75,7 +75,8 @@ def map_figure(
             base = plane.cut(picture)
             titles = [row.first, *(title for title, _ in maps)] if place == 0 else [""] * (1 + len(maps))
             _draw(line[0], plane, base, None, outlined, window)
-            line[0].set_ylabel(", ".join(filter(None, [row.title, plane.title])), fontsize=8)
+            named = [row.title, plane.title] if place == 0 else [plane.title]
+            line[0].set_ylabel("\n".join(filter(None, named)), fontsize=8)
             for axis, (_, heat) in zip(line[1:], maps, strict=False):
                 _draw(axis, plane, base, plane.cut(heat), label, window)
             for axis, title in zip(line, titles, strict=False):
@@ -94,8 +95,9 @@ def map_figure(
 def _grid(shown: Sequence[Plane], rows: int, columns: int) -> tuple[Figure, NDArray[Any]]:
     # Each line of panels is as high as its plane is, so that nothing is squeezed and little is empty.
     heights = [_WIDTH * min(1.6, max(0.5, p.size[0] * p.aspect / p.size[1])) for p in shown] * rows
-    titles = 0.25 * rows
-    figure = Figure(figsize=(_WIDTH * columns + 0.8, sum(heights) + titles), layout="constrained")
+    # The text beside the color bar needs its length.
+    height = max(2.4, sum(heights) + 0.25 * rows)
+    figure = Figure(figsize=(_WIDTH * columns + 0.8, height), layout="constrained")
     axes = figure.subplots(len(heights), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
     for axis in axes.flat:
         axis.set_xticks([])
@@ -154,6 +156,6 @@ def receptive_field_figure(
                 axis.set_ylabel(plane.title, fontsize=8)
         axes[0, column].set_title(f"{title}\n95% of it in {100 * found.area(0.95):.0f}% of the image", fontsize=8)
     drawn = figure.colorbar(ScalarMappable(Normalize(0, 1), HEAT), ax=list(axes.flat), fraction=0.04, pad=0.01)
-    drawn.set_label("gradient, fourth root of share of maximum", fontsize=8)
+    drawn.set_label("gradient, fourth root", fontsize=8)
     drawn.ax.tick_params(labelsize=7)
     return figure

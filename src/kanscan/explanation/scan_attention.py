@@ -21,7 +21,7 @@ from kanscan.layers.ssm import SS2D, BidirectionalMamba, MambaBlock, MambaCore, 
 from kanscan.ops.scan_order import inverse, order_index
 from kanscan.ops.selective_scan import selective_scan
 
-#: Places a map needs to be worth looking at, where a network has such maps.
+#: Places that a scan reads in one go, or a map has, for it to be worth looking at, where a network has such.
 ENOUGH_PLACES = 64
 
 
@@ -88,7 +88,7 @@ def scan_attention(
         x: One image `(1, C, *S)`.
         position: The place as shares of the axes, 0 to 1, the last two at least.
         layer: Dotted name of a scan layer, or of the layer around a Mamba block. None: of each kind of layer the last
-            one whose map has `ENOUGH_PLACES` (the largest map if none has).
+            one that reads `ENOUGH_PLACES` in one go (the most if none does).
 
     Returns:
         One entry for each layer.
@@ -124,12 +124,14 @@ class _Site:
         around: Dotted name of that layer; for a 2D scan its own.
         kind: Type of that layer: its sites are alike.
         size: Of the map.
+        length: Places, pixels or patches, that are read in one go.
     """
 
     name: str
     around: str
     kind: str
     size: tuple[int, ...]
+    length: int
 
 
 def _sites(model: nn.Module, x: Tensor, layers: dict[str, nn.Module]) -> dict[str, _Site]:
@@ -137,11 +139,13 @@ def _sites(model: nn.Module, x: Tensor, layers: dict[str, nn.Module]) -> dict[st
     modules = dict(model.named_modules())
     wanted = {".".join(name.split(".")[:n]) for name in layers for n in range(1, name.count(".") + 2)}
     shapes: dict[str, tuple[int, ...]] = {}
+    lengths: dict[str, int] = {}
 
     def keep(name: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
             if inputs and isinstance(inputs[0], Tensor):
                 shapes[name] = tuple(inputs[0].shape)
+                lengths[name] = max(lengths.get(name, 0), *inputs[0].shape[1:2])
 
         return hook
 
@@ -154,14 +158,16 @@ def _sites(model: nn.Module, x: Tensor, layers: dict[str, nn.Module]) -> dict[st
         if name not in shapes:
             continue
         if isinstance(module, SS2D):
-            site = _Site(name, name, "SS2D", shapes[name][1:3])
+            height, width = shapes[name][1:3]
+            site = _Site(name, name, "SS2D", (height, width), height * width)
         else:
             parts = name.split(".")
             above = [".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1)]
             around = next((a for a in above if len(shapes.get(a, ())) == x.ndim), None)
             if around is None:
                 continue
-            site = _Site(name, around, type(modules[around]).__name__, shapes[around][2:])
+            kind = type(modules[around]).__name__
+            site = _Site(name, around, kind, shapes[around][2:], lengths[name])
         if max(site.size) > 1:
             found[name] = site
     return found
@@ -171,13 +177,9 @@ def _worth_seeing(sites: Sequence[_Site]) -> list[_Site]:
     chosen = []
     for kind in dict.fromkeys(site.kind for site in sites):
         alike = [site for site in sites if site.kind == kind]
-        large = [site for site in alike if _places(site) >= ENOUGH_PLACES]
-        chosen.append(large[-1] if large else max(alike, key=_places))
+        enough = min(ENOUGH_PLACES, max(site.length for site in alike))
+        chosen.append([site for site in alike if site.length >= enough][-1])
     return chosen
-
-
-def _places(site: _Site) -> int:
-    return int(torch.tensor(site.size).prod())
 
 
 def _attend(model: nn.Module, x: Tensor, site: _Site, query: tuple[int, ...]) -> ScanAttention | None:

@@ -180,9 +180,9 @@ def pruning(
     figure = sheets.prune_figure(points, score_name, what)
     sentences = [
         f"The {what} of all spline layers are ranked by the share of their output's variance that they bring on the "
-        f"observed images, and the least are set to zero without any further training. Judged by {score_name}, "
-        f"{num_cases} cases. A curve that stays level says that the layers hold more than they need; everything else "
-        "in the network is untouched."
+        "observed images (labels play no part), and the least are set to zero without training on. Judged by "
+        f"{score_name}, {num_cases} cases. A curve that stays level says that the layers hold more than they need; "
+        "everything else in the network is untouched."
     ]
     if any(layer.shared for layer in layers):
         sentences.append(

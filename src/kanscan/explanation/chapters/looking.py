@@ -84,13 +84,13 @@ def _drawn(
         chosen = _labels(model(x))[0].cpu().numpy()
     rows = [
         Row("trained", _panels(trained), "label" if label is not None else "image"),
-        Row("random weights", _panels(random), "prediction", chosen),
+        Row("random weights", _panels(random), "prediction (trained)", chosen),
     ]
     drawing = map_figure(sample.image, rows, label, bar="each map 0..1 by itself", spacing_mm=sample.spacing_mm)
-    outline = "Yellow: outline of the label" if label is not None else "Yellow, in one panel"
+    outline = "Yellow: outline of the label, in" if label is not None else "Yellow in"
     caption = (
-        f"{sample.id}: one image, nothing averaged; layer {layer}. {outline}; in the panel called prediction that of "
-        "what the trained network labels."
+        f"{sample.id}: one image, nothing averaged; layer {layer}. {outline} the panel called prediction that of what "
+        "the trained network labels."
     )
     return f"maps-{sample.id}", drawing, caption
 

@@ -41,9 +41,7 @@ def scans(
             "order (in %), absolute contributions summed over channels, nothing averaged; brightness is the square "
             f"root, scaled for each layer. Layers: {', '.join(one.layer for one in found)}."
         )
-        drawing = map_figure(
-            sample.image, rows, None, bar="share, square root of maximum's", spacing_mm=sample.spacing_mm
-        )
+        drawing = map_figure(sample.image, rows, None, bar="share, square root", spacing_mm=sample.spacing_mm)
         figures.append((f"scans-{sample.id}", drawing, caption))
         arrays |= {f"{sample.id}/{one.layer}": one.maps.numpy() for one in found}
     rows_of_table = []
@@ -72,7 +70,7 @@ def _scan_row(found: ScanAttention, size: Sequence[int]) -> Row:
         (f"{name.replace('_', ' ')}: {100 * float(plane.sum()):.0f}%", (plane.sqrt() / top).numpy())
         for name, plane in zip(found.orders, found.maps, strict=True)
     ]
-    return Row(found.layer, panels, mark=on_image(found.query, found.map_size, size))
+    return Row("", panels, found.layer, mark=on_image(found.query, found.map_size, size))
 
 
 def attention(
