@@ -39,6 +39,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/ops.py
 	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/twins.py
+	$(BIN)/python benchmarks/networks.py
+	$(BIN)/python benchmarks/draw.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

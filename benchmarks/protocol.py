@@ -14,8 +14,11 @@ from pathlib import Path
 
 import torch
 
+from kanscan.ops import native
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+COLUMNS = ("work", "candidate", "ratio_to_floor", "floor", "median_ms", "min_ms", "max_ms")
 MEASURED = [f"src/kanscan/{floor}" for floor in ("ops", "layers", "models")] + ["benchmarks/*.py", "setup.py"]
 
 
@@ -99,6 +102,18 @@ def commit() -> str:
     return (run.stdout.strip() or "unknown") + ("-dirty" if changed else "")
 
 
+def facts() -> dict[str, object]:
+    """Return what every row ends in: where, with what, and at which commit it was measured."""
+    return {
+        "device": processor(),
+        "threads": torch.get_num_threads(),
+        "kernels": native.INSTRUCTION_SET or "none",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": commit(),
+    }
+
+
 def record(name: str, work: str, results: dict[str, tuple[float, float, float]], floor: str) -> None:
     """Print medians as ratios to `floor` and append them to `results/<name>.csv`."""
     RESULTS.mkdir(exist_ok=True)
@@ -109,24 +124,9 @@ def record(name: str, work: str, results: dict[str, tuple[float, float, float]],
     with path.open("a", newline="") as file:
         table = csv.writer(file)
         if fresh:
-            table.writerow(
-                [
-                    "work",
-                    "candidate",
-                    "ratio_to_floor",
-                    "floor",
-                    "median_ms",
-                    "min_ms",
-                    "max_ms",
-                    "device",
-                    "threads",
-                    "torch",
-                    "commit",
-                ]
-            )
+            table.writerow([*COLUMNS, *facts()])
         print(f"{work} (floor: {floor}, {base * 1e3:.1f} ms)")
         for candidate, (median, low, high) in results.items():
             print(f"  {candidate:32s} {median / base:7.2f} x   {median * 1e3:9.2f} ms")
             times = [f"{value * 1e3:.3f}" for value in (median, low, high)]
-            facts = [processor(), torch.get_num_threads(), torch.__version__, commit()]
-            table.writerow([work, candidate, f"{median / base:.3f}", floor, *times, *facts])
+            table.writerow([work, candidate, f"{median / base:.3f}", floor, *times, *facts().values()])

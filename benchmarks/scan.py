@@ -13,8 +13,8 @@ from protocol import (
     again_with_tuned_allocator,
     allocator,
     begin,
-    commit,
     demand_green,
+    facts,
     interleave,
     peak_mib,
     record,
@@ -26,7 +26,7 @@ from kanscan.ops.selective_scan import log_depth, selective_scan
 from kanscan.ops.selective_scan.directions import directional_scan
 
 #: (batch, channels, length, states)
-WORK = [(1, 192, 4096, 16), (1, 64, 16384, 16), (8, 96, 16384, 1)]
+WORK = [(1, 192, 4096, 16), (1, 192, 4096, 1), (1, 64, 16384, 16), (8, 96, 16384, 1)]
 SHORT = (1, 192, 1024, 16)
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 Scan = Callable[[dict[str, Tensor]], Tensor]
@@ -137,11 +137,13 @@ def growth() -> None:
     memory = {name: [saved_mib(s, n) for n in LENGTHS] for name, s in CANDIDATES.items()}
     with (RESULTS / "selective_scan_growth.csv").open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["quantity", *(f"L{n}" for n in LENGTHS), "slope", "commit"])
+        table.writerow(["quantity", *(f"L{n}" for n in LENGTHS), "slope", *facts()])
         for name, values in seconds.items():
-            table.writerow([f"{name} ms", *(f"{s * 1e3:.1f}" for s in values), f"{slope(values):.2f}", commit()])
+            row = [f"{name} ms", *(f"{s * 1e3:.1f}" for s in values), f"{slope(values):.2f}"]
+            table.writerow([*row, *facts().values()])
         for name, values in memory.items():
-            table.writerow([f"{name} saved MiB", *(f"{v:.2f}" for v in values), f"{slope(values):.2f}", commit()])
+            row = [f"{name} saved MiB", *(f"{v:.2f}" for v in values), f"{slope(values):.2f}"]
+            table.writerow([*row, *facts().values()])
     print((RESULTS / "selective_scan_growth.csv").read_text())
 
 
@@ -181,23 +183,37 @@ def four_directions(side: int, channels: int, states: int) -> None:
     work = f"four directions {side}x{side} E{channels} N{states}, forward + backward"
     record("selective_scan", work, interleave(candidates, 5), "kanscan cpu")
     for name, run in candidates.items():
-        print(f"  {name}: peak {peak_mib(run):.1f} MiB")
+        record_memory(work, name, peak_mib(run), "")
+
+
+def record_memory(work: str, name: str, mib: float, against: str) -> None:
+    """Append a peak to the table of peaks."""
+    path = RESULTS / "selective_scan_memory.csv"
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        table = csv.writer(file)
+        if fresh:
+            table.writerow(["work", "candidate", "peak_mib", "inputs_and_outputs_mib", *facts()])
+        work = ", ".join(filter(None, (work, allocator())))
+        table.writerow([work, name, f"{mib:.1f}", against, *facts().values()])
+    print(f"  {work}: {name}: peak {mib:.1f} MiB {against}")
 
 
 def peak() -> None:
-    """Print the peak of the longest training step against its inputs, outputs and gradients."""
+    """Record the peak of the longest training step against its inputs, outputs and gradients."""
     given = draw(1, 192, 4096, 16)
     outside = sum(t.numel() for t in given.values()) * 2 + 2 * given["u"].numel()
     run = partial(both_ways, CANDIDATES["kanscan cpu"], given)
     grown = peak_mib(run) + sum(t.numel() for t in given.values()) * 4 / 2**20
-    print(f"peak with inputs {grown:.1f} MiB, inputs, outputs and their gradients {outside * 4 / 2**20:.1f} MiB")
+    work = "selective scan B1 E192 L4096 N16, forward + backward"
+    record_memory(work, "kanscan cpu, with its inputs", grown, f"{outside * 4 / 2**20:.1f}")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     if not allocator():
         demand_green("tests/ops/test_selective_scan.py", "tests/ops/test_native_selective_scan.py")
-    begin("selective_scan")
+    begin("selective_scan", "selective_scan_memory")
     for shape in WORK:
         time_all(shape, CANDIDATES, rounds=5)
     time_all(SHORT, {**CANDIDATES, **SLOW}, rounds=3)

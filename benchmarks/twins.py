@@ -10,9 +10,20 @@ import csv
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from protocol import RESULTS, again_with_tuned_allocator, allocator, begin, commit, interleave, peak_mib, processor
+from protocol import (
+    RESULTS,
+    again_with_tuned_allocator,
+    allocator,
+    begin,
+    demand_green,
+    facts,
+    interleave,
+    peak_mib,
+    record,
+)
 
 from kanscan.models.all_ukan import AllUKAN
 from kanscan.models.ukan import UKAN
@@ -23,7 +34,6 @@ NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
     "ALL U-KAN": AllUKAN,
 }
 COLUMNS = ("work", "network", "ratio_to_twin", "median_ms", "min_ms", "max_ms", "step_growth_mib", "memory_ratio")
-FACTS = ("device", "threads", "torch", "commit")
 
 
 def step_of(name: str, batch: int) -> Callable[[], None]:
@@ -58,6 +68,21 @@ def one(name: str, batch: int) -> None:
     print(peak_mib(lambda: (step(), step())))
 
 
+def inference() -> None:
+    """Record a prediction of one image, eager and by `torch.compile`, against the eager twin."""
+    torch.manual_seed(0)
+    image = torch.randn(1, 3, 256, 256)
+    candidates = {}
+    for name, build in NETWORKS.items():
+        model = build().eval()
+        compiled = torch.compile(model)
+        candidates |= {name: partial(model, image), f"{name}, compiled": partial(compiled, image)}
+    with torch.no_grad():
+        torch.testing.assert_close(candidates["U-KAN, compiled"](), candidates["U-KAN"](), rtol=1e-3, atol=1e-4)
+        times = interleave(candidates, 9)
+    record("inference", "prediction, 256 x 256, batch 1", times, "linear twin")
+
+
 def compare(batch: int) -> None:
     """Measure all networks and append to the table."""
     times = interleave({name: step_of(name, batch) for name in NETWORKS}, rounds=7 if batch < 4 else 3)
@@ -69,11 +94,11 @@ def compare(batch: int) -> None:
     with path.open("a", newline="") as file:
         table = csv.writer(file)
         if fresh:
-            table.writerow(COLUMNS + FACTS)
+            table.writerow([*COLUMNS, *facts()])
         for name, (median, low, high) in times.items():
             milliseconds = [f"{value * 1e3:.1f}" for value in (median, low, high)]
             row = [work, name, f"{median / base:.3f}", *milliseconds, f"{memory[name]:.0f}"]
-            table.writerow([*row, f"{memory[name] / least:.2f}", processor(), 1, torch.__version__, commit()])
+            table.writerow([*row, f"{memory[name] / least:.2f}", *facts().values()])
             print(*row, f"{memory[name] / least:.2f}", sep="\t", flush=True)
 
 
@@ -82,7 +107,12 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         one(sys.argv[2], int(sys.argv[3]))
     else:
+        if not allocator():
+            demand_green("tests/ops/test_native_ka_conv.py", "tests/ops/test_native_kan_linear.py")
         begin("twins")
+        if not allocator():
+            begin("inference")
+            inference()
         for size in [int(word) for word in sys.argv[1:]] or [1, 8]:
             compare(size)
         if not allocator():

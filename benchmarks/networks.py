@@ -1,0 +1,130 @@
+"""What the scan is worth to whole networks, and what LKM-UNet costs as images grow at fixed windows.
+
+Training steps on the compiled scan and on the torch scan, one image of 256 x 256, one thread; memory is the growth of a
+fresh process over two steps. `python benchmarks/networks.py [network ...]`
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import pairwise
+
+import torch
+from protocol import RESULTS, again_with_tuned_allocator, allocator, begin, demand_green, facts, interleave, peak_mib
+
+from kanscan.models import create_model
+from kanscan.models.lkm_unet import LKMUNet
+from kanscan.ops import selective_scan
+
+NETWORKS = ("km_unet", "vm_unet", "vmkla_unet")
+#: What the scan is computed by, and how many rounds are measured.
+SCANS = {"cpu": 5, "torch": 2}
+SIDES = (64, 128, 256, 512)
+CHANNELS = (8, 16, 32, 64, 128, 256)
+COLUMNS = ("work", "network", "scan", "ratio_to_cpu", "median_s", "min_s", "max_s", "step_growth_mib", "memory_ratio")
+
+
+@contextmanager
+def scans_by(backend: str) -> Iterator[None]:
+    """Let networks find this implementation of the scan alone."""
+    table = selective_scan.IMPLEMENTATIONS["selective_scan"]
+    kept = dict(table)
+    table.clear()
+    table[backend] = kept[backend]
+    try:
+        yield
+    finally:
+        table.clear()
+        table.update(kept)
+
+
+def step_of(name: str, backend: str) -> Callable[[], None]:
+    """Return a training step of a fresh network."""
+    torch.manual_seed(0)
+    model = create_model(name, in_channels=3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    images = model.example_inputs((256, 256), 1)
+
+    def step() -> None:
+        with scans_by(backend):
+            optimizer.zero_grad(set_to_none=True)
+            torch.sigmoid(model(*images)).mean().backward()
+            optimizer.step()
+
+    return step
+
+
+def growth_mib(name: str, backend: str) -> float:
+    """Return by how much a fresh process grows at most in two steps."""
+    run = subprocess.run([sys.executable, __file__, "--one", name, backend], capture_output=True, text=True)
+    if run.returncode:
+        sys.exit(f"{name} failed:\n{run.stderr[-2000:]}")
+    return float(run.stdout.splitlines()[-1])
+
+
+def compare(name: str) -> None:
+    """Measure one network on both scans and append to the table."""
+    times: dict[str, tuple[float, float, float]] = {}
+    for backend, rounds in SCANS.items():
+        times |= interleave({backend: step_of(name, backend)}, rounds)
+    memory = {backend: growth_mib(name, backend) for backend in SCANS}
+    work = ", ".join(filter(None, ("training step, 256 x 256, batch 1", allocator())))
+    path = RESULTS / "networks.csv"
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
+        table = csv.writer(file)
+        if fresh:
+            table.writerow([*COLUMNS, *facts()])
+        for backend, values in times.items():
+            ratios = values[0] / times["cpu"][0], memory[backend] / memory["cpu"]
+            row = [work, name, backend, f"{ratios[0]:.2f}", *(f"{v:.3f}" for v in values), f"{memory[backend]:.0f}"]
+            table.writerow([*row, f"{ratios[1]:.2f}", *facts().values()])
+            print(*row, f"{ratios[1]:.2f}", sep="\t", flush=True)
+
+
+def backward(model: torch.nn.Module, images: torch.Tensor) -> None:
+    torch.sigmoid(model(images)).mean().backward()
+
+
+def sides() -> None:
+    """Record a training step of a narrow LKM-UNet over the side of the image.
+
+    Beside a cost that every step has, what each larger image adds grows with its pixels if the slope of these additions
+    is 1.
+    """
+    torch.manual_seed(0)
+    model = LKMUNet(3, 1, channels=CHANNELS)
+    seconds = []
+    for side in SIDES:
+        step = partial(backward, model, torch.randn(1, 3, side, side))
+        seconds.append(interleave({"step": step}, 5)["step"][0])
+    added = [b - a for a, b in pairwise(seconds)]
+    slopes = [math.log(b / a) / math.log(4) for a, b in pairwise(added)]
+    with (RESULTS / "lkm_unet_growth.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["work", *(f"side_{side}_ms" for side in SIDES), "slopes_of_additions", *facts()])
+        row = [f"LKM-UNet {CHANNELS}, training step", *(f"{s * 1e3:.1f}" for s in seconds)]
+        table.writerow([*row, " ".join(f"{s:.2f}" for s in slopes), *facts().values()])
+    print((RESULTS / "lkm_unet_growth.csv").read_text())
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if sys.argv[1:2] == ["--one"]:
+        step = step_of(*sys.argv[2:4])
+        print(peak_mib(lambda: (step(), step())))
+    else:
+        if not allocator():
+            demand_green("tests/ops/test_selective_scan.py", "tests/ops/test_native_selective_scan.py")
+            sides()
+        begin("networks")
+        for network in sys.argv[1:] or NETWORKS:
+            compare(network)
+        if not allocator():
+            again_with_tuned_allocator()
