@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kanscan.ops.scan_order import order_index
+from kanscan.ops.scan_order import CROSS, order_index
 from kanscan.ops.selective_scan import selective_scan, triton
 from kanscan.ops.selective_scan.directions import directional_scan
 from ops.interpreter import DEVICE, compiled, interpreted, needs_triton, relative  # noqa: F401
@@ -157,6 +157,22 @@ def test_directions_read_their_pixels_in_place(shared: bool) -> None:
     compare(
         run(ours, directional_scan(**ours, order=order.to(DEVICE), delta_softplus=True, backend="triton")), expected
     )
+
+
+def test_directions_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Four directions, a size that no tile divides: one launch reads all of them through their orders.
+    size, channels, states = (3, 5), 5, 3
+    order = torch.stack([order_index(name, size) for name in CROSS]).to(DEVICE)
+    u, delta, B = (torch.randn(1, 4, n, 15).to(DEVICE) for n in (channels, channels, states))
+    A = -torch.rand(4 * channels, states).to(DEVICE)
+    seen: list[tuple[int, ...]] = []
+    forward = triton._forward
+    monkeypatch.setattr(triton, "_forward", lambda *a: (seen.append(tuple(a[9].shape)), forward(*a))[1])
+    y = directional_scan(u, delta, A, B, B, order, delta_softplus=True, backend="triton")
+    assert seen == [(4, 15)]
+    wide = [t.cpu().double() for t in (u, delta, A, B, B)]
+    exact = directional_scan(*wide, order.cpu(), delta_softplus=True, backend="reference")
+    assert relative(y, exact) < 1e-5
 
 
 def test_only_what_is_needed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,13 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from kanscan.ops.scan_order import inverse
-from kanscan.ops.selective_scan import choose_scan, cpu, selective_scan, without_autocast
+from kanscan.ops.selective_scan import choose_scan, cpu, selective_scan, triton, without_autocast
+
+#: Scans that read pixels through an order, by the scan of the same kind that does not.
+IN_PLACE: dict[Callable[..., tuple[Tensor, Tensor]], Callable[..., tuple[Tensor, Tensor]]] = {
+    cpu.selective_scan: cpu.scan_groups,
+    triton.selective_scan: triton.scan_groups,
+}
 
 
 def directional_scan(
@@ -54,12 +61,13 @@ def directional_scan(
         torch.Size([1, 2, 3, 5])
     """
     implementation = choose_scan(u, B, C, backend)
-    if implementation is cpu.selective_scan:
+    in_place = IN_PLACE.get(implementation)
+    if in_place is not None:
         u_, delta_, A_, B_, C_ = (t.to(torch.float32) for t in (u, delta, A, B, C))
         D_, bias_ = (None if t is None else t.to(torch.float32) for t in (D, delta_bias))
         with without_autocast(u):
             setting: dict[str, Any] = {"delta_softplus": delta_softplus, "discretization": discretization}
-            y, _ = cpu.scan_groups(u_, delta_, A_, B_, C_, D_, bias_, None, order, **setting)
+            y, _ = in_place(u_, delta_, A_, B_, C_, D_, bias_, None, order, **setting)
         return y.to(u.dtype)
     u = u.expand(delta.shape)
     u_, delta_, B_, C_ = (
