@@ -83,7 +83,11 @@ def test_an_explanation_is_not_overwritten_unasked(run: Path, tmp_path: Path) ->
     with pytest.raises(FileExistsError, match="--overwrite"):
         explain(run, output=tmp_path / "out", only=["maps"])
     assert (tmp_path / "out" / "index.html").read_bytes() == before
-    explain(run, output=tmp_path / "out", only=["receptive_field"], cases=1, overwrite=True)
+    (tmp_path / "out" / "mine.png").touch()
+    explain(run, output=tmp_path / "out", only=["maps"], cases=1, overwrite=True)
+    # What belongs to the old page goes with it; the user's own files stay.
+    assert not (tmp_path / "out" / "receptive_field.png").exists()
+    assert (tmp_path / "out" / "mine.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -94,9 +98,12 @@ def test_an_explanation_is_not_overwritten_unasked(run: Path, tmp_path: Path) ->
         ({"only": ["maps"], "layer": "nowhere"}, "no layer 'nowhere'"),
         ({"at": "2,0"}, "row,column"),
         ({"only": ["splines"], "prune": 1.5}, "between 0 and 1"),
+        ({"at": "0.5,0.5,0.5"}, "have 2 axes"),
+        ({"cases": 0}, "--cases must be 1 or more"),
+        ({"shown": 0}, "--shown must be 1 or more"),
     ],
 )
 def test_what_is_wrong_is_named(run: Path, tmp_path: Path, options: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        explain(run, output=tmp_path / "out", cases=1, shown=1, **options)
+        explain(run, output=tmp_path / "out", **{"cases": 1, "shown": 1, **options})
     assert not (tmp_path / "out" / "index.html").exists()

@@ -129,6 +129,36 @@ def test_a_volume_that_the_user_names(volumes: Run, tmp_path: Path) -> None:
         explain(volumes.path, [volume], output=tmp_path / "two", only=["pruning"], device="cpu")
 
 
+def test_slices_of_volumes(volumes: Run, tmp_path: Path) -> None:
+    settings = {
+        "model.name": "ukan",
+        "model.options": {"channels": [16, 16, 24], "layer_kinds": ["kan"]},
+        "volume.slices": True,
+        "volume.batch_size": 2,
+        "volume.batches_per_epoch": 1,
+        "volume.augmentation": "none",
+        "volume.cache": str(tmp_path / "cache"),
+        "split.validation_fraction": 0.3,
+    }
+    run = train_tiny(Path(volumes.recipe.data.root), tmp_path / "run", **settings)
+    result = explain(run.path, output=tmp_path / "out", cases=2, shown=1, device="cpu")
+    assert set(result.chapters) == ALWAYS | {"splines", "pruning"}
+    page = result.page.read_text()
+    assert "of each volume the slice of" in page
+    assert "All voxels of 2 cases" in page or "All voxels of 1 cases" in page
+
+
+def test_runs_on_volumes_agree_with_themselves(volumes: Run, tmp_path: Path) -> None:
+    other = with_network(volumes, "u_mamba", tmp_path / "other", spatial_dims=3, in_channels=1, out_channels=3)
+    chosen: dict[str, Any] = {"cases": 1, "shown": 1, "device": "cpu", "only": ["uncertainty"]}
+    explain(volumes.path, ensemble=[volumes.path, other.path], output=tmp_path / "out", **chosen)
+    arrays = np.load(tmp_path / "out" / "uncertainty.npz")
+    (agreement,) = (arrays[key] for key in arrays if key.endswith("ensemble/agreement"))
+    assert agreement.shape == (16, 16, 16)
+    # Two of the three are the same run.
+    assert set(np.unique(agreement.round(3))) <= {np.float32(0.667), np.float32(1.0)}
+
+
 def test_runs_are_set_beside_each_other(pictures: Run, tmp_path: Path) -> None:
     vmkla = with_network(pictures, "vmkla_unet", tmp_path / "vmkla", in_channels=3, out_channels=1)
     vm = with_network(pictures, "vm_unet", tmp_path / "vm", in_channels=3, out_channels=1)

@@ -228,3 +228,7 @@ def test_planes_of_a_volume_are_upright_and_meet_in_a_voxel() -> None:
     assert shown[0].cut(volume)[0, 0] == volume[1, 2, 3]
     (whole,) = planes((5, 6))
     assert whole.cut(volume) is volume
+    assert whole.point((1, 2)) == (1, 2)
+    (piece,) = planes((3, 4), (1.0, 2.0))
+    assert (piece.title, piece.aspect, piece.point((2, 3))) == ("", 0.5, (0, 0))
+    assert piece.cut(volume[0])[0, 0] == volume[0, 2, 3]

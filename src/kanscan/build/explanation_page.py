@@ -13,6 +13,12 @@ from kanscan.explanation.chapters import Chapter
 from kanscan.files import atomic, write_text
 from kanscan.report.page import Section, figure, page, paragraph, table
 
+#: How the names of figures and arrays begin.
+_STEMS = (
+    *("splines", "pruning", "maps", "receptive_field", "scans"),
+    *("attention", "uncertainty", "calibration", "reliability"),
+)
+
 
 def write_page(folder: Path, lead: str, chapters: Sequence[Chapter], left_out: dict[str, str]) -> Path:
     """Write chapters into a folder and return the page.
@@ -24,11 +30,20 @@ def write_page(folder: Path, lead: str, chapters: Sequence[Chapter], left_out: d
         left_out: Chapter -> why it is not there; told at the end.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "index.html").exists():
+        _clear(folder)
     sections = [_section(folder, chapter) for chapter in chapters]
     if left_out:
         missing = [paragraph(f"{name.replace('_', ' ')}: {why}.") for name, why in left_out.items()]
         sections.append(Section("Left out", missing))
     return write_text(folder / "index.html", page("What the network learned", lead, sections))
+
+
+def _clear(folder: Path) -> None:
+    """Remove the figures and arrays of the explanation that is replaced: cases and layers may be others now."""
+    for path in folder.iterdir():
+        if path.suffix in (".svg", ".png", ".npz") and path.stem.partition("-")[0] in _STEMS:
+            path.unlink()
 
 
 def _section(folder: Path, chapter: Chapter) -> Section:

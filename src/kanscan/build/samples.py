@@ -27,7 +27,7 @@ from kanscan.predictor.files import find_volumes
 from kanscan.run import Run
 from kanscan.training.process import sample_generator
 
-#: Volumes that calibration predicts as a whole, at most.
+#: Volumes that are looked at, and that calibration predicts as a whole, at most.
 MOST_VOLUMES = 8
 #: Voxels of a volume that calibration looks at; of more, every so many-th.
 MOST_VOXELS = 2**20
@@ -188,4 +188,4 @@ def _volume_sample(serve: VolumePredictor, name: str, volume: Volume, label: Any
     low, high = np.percentile(picture, (0.5, 99.5))
     picture = np.clip((picture - low) / max(float(high - low), 1e-12), 0, 1)
     shown = (picture * 255).astype(np.uint8)
-    return Sample(name, shown, x, cropped if label is not None else None, spacing if len(axes) == 3 else None)
+    return Sample(name, shown, x, cropped if label is not None else None, spacing)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kanscan.build.samples import case_samples, logits_and_labels, named_samples, noisy_samples
+from kanscan.build.samples import MOST_VOLUMES, case_samples, logits_and_labels, named_samples, noisy_samples
 from kanscan.build.segmentation import load_predictor, predictor
 from kanscan.build.temperature import keep_temperature
 from kanscan.explanation import chapters
@@ -26,6 +26,9 @@ from kanscan.metrics import case_scores
 from kanscan.models import create_model
 from kanscan.predictor import Predictor, VolumePredictor, class_probabilities
 from kanscan.run import Run
+
+#: Test cases that statistics are averaged over, unless the user says how many.
+MOST_PICTURES = 24
 
 _GENERATES = "the network generates pictures and tells no classes apart"
 
@@ -99,19 +102,23 @@ def _taken(serve: Predictor | VolumePredictor) -> Any:
     return plan.channels, plan.spacing_mm, plan.patch_size, plan.normalization, plan.slice_axis
 
 
-def look_at(run: Run, images: Sequence[Path], cases: int, device: str) -> Seen:
+def look_at(run: Run, images: Sequence[Path], cases: int | None, device: str) -> Seen:
     """Load a run's network and the images it is looked at on.
 
     Args:
         run: The run.
         images: Files that the user named; none: test cases.
-        cases: How many of these, at most.
+        cases: How many of these, at most; None: `MOST_PICTURES`, or `MOST_VOLUMES`.
         device: auto, cpu, cuda, cuda:N or mps.
 
     Raises:
         ValueError: An image does not suit the network, or there are no test cases.
         FileNotFoundError: Weights, images or data are not there.
     """
+    if cases is None:
+        cases = MOST_VOLUMES if "plan" in run.facts else MOST_PICTURES
+    if cases < 1:
+        raise ValueError(f"--cases must be 1 or more, got {cases}")
     if "diffusion" in run.facts:
         if images:
             raise ValueError(f"{run.path} generates pictures; it is looked at on those it learned from, name no images")
@@ -264,7 +271,7 @@ class Study:
         known = scan_layers(self.model)
         around = {name.rpartition(".")[0] for name in known}
         layer = self.layer if self.layer in {*known, *around} else None
-        return chapters.scans(self.model, self.shown, self.position, self.device, layer)
+        return chapters.scans(self.model, self.control(), self.shown, self.position, self.device, layer)
 
     def attention(self) -> Chapter:
         """Set KAN attention beside scans."""

@@ -65,7 +65,7 @@ def explain(
     prune: float | None = None,
     ensemble: list[Path] | None = None,
     beside: list[Path] | None = None,
-    cases: int = 24,
+    cases: int | None = None,
     shown: int = 4,
     device: str = "auto",
     overwrite: bool = False,
@@ -88,7 +88,7 @@ def explain(
         prune: Share of the KAN edges to remove; the pruned network is saved as a run of its own.
         ensemble: Further runs on the same task whose predictions are compared.
         beside: Runs of networks with 2D scans (VM-UNet) to set beside the KAN attention of VMKLA-UNet.
-        cases: Cases that statistics are averaged over.
+        cases: Cases that statistics are averaged over; default: 24 pictures or 8 volumes.
         shown: Images that maps are drawn for.
         device: auto, cpu, cuda, cuda:N or mps.
         overwrite: Replace an explanation that is there.
@@ -115,6 +115,8 @@ def explain(
     folder = output or opened.path / "explanation"
     if (folder / "index.html").exists() and not overwrite:
         raise FileExistsError(f"{folder} already holds an explanation; add --overwrite or choose another --output")
+    if shown < 1:
+        raise ValueError(f"--shown must be 1 or more, got {shown}")
     seen = look_at(opened, images or (), cases, device)
     others, scanning = (seen.further(paths, alike=alike) for paths, alike in ((ensemble, True), (beside, False)))
     study = Study(seen, others, scanning, shown, layer, position)

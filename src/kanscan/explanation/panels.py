@@ -59,7 +59,7 @@ def map_figure(
         rows: What is drawn.
         label: `(*S)`; its foreground is outlined.
         bar: What the colors say, beside their bar.
-        spacing_mm: Of a volume.
+        spacing_mm: Of a volume or a slice of one.
     """
     volume = image.ndim == 3 and image.shape[-1] != 3
     size = image.shape if volume else image.shape[:2]

@@ -23,6 +23,7 @@ class Plane:
         index: Where along that axis.
         size: Rows and columns.
         aspect: Height of a pixel over its width.
+        flipped: Rows and columns run against those of the array, as they do in a slice of a volume.
     """
 
     name: str
@@ -30,20 +31,18 @@ class Plane:
     index: int
     size: tuple[int, int]
     aspect: float
+    flipped: bool = True
 
     def cut(self, array: NDArray[Any]) -> NDArray[Any]:
         """Take the plane out of `(H, W)`, `(H, W, C)` or `(D, H, W)`."""
-        if self.axis is None:
-            return array
-        # Rows of D, H, W run to the head, the front and the left.
-        return np.take(array, self.index, axis=self.axis)[::-1, ::-1]
+        flat = array if self.axis is None else np.take(array, self.index, axis=self.axis)
+        # D, H, W run to the head, the front and the left.
+        return flat[::-1, ::-1] if self.flipped else flat
 
     def point(self, place: Sequence[int]) -> tuple[int, int]:
         """Return row and column of a place of the volume."""
-        if self.axis is None:
-            return place[0], place[1]
         row, column = (n for axis, n in enumerate(place) if axis != self.axis)
-        return self.size[0] - 1 - row, self.size[1] - 1 - column
+        return (self.size[0] - 1 - row, self.size[1] - 1 - column) if self.flipped else (row, column)
 
     @property
     def title(self) -> str:
@@ -58,11 +57,12 @@ def planes(
 
     Args:
         size: `(H, W)` or `(D, H, W)`.
-        spacing_mm: Of a volume along D, H, W.
+        spacing_mm: Of a volume along D, H, W, of a slice of one along its axes; None for a picture.
         through: Voxel that the planes meet in; the middle one if None.
     """
     if len(size) == 2:
-        return [Plane("", None, 0, (size[0], size[1]), 1.0)]
+        aspect = 1.0 if spacing_mm is None else spacing_mm[0] / spacing_mm[1]
+        return [Plane("", None, 0, (size[0], size[1]), aspect, spacing_mm is not None)]
     spacing = [1.0] * 3 if spacing_mm is None else spacing_mm
     through = [n // 2 for n in size] if through is None else through
     found = []

@@ -23,7 +23,7 @@ class Sample:
         image: `(h, w)`, `(h, w, 3)` or `(d, h, w)`, to be looked at.
         x: `(C, *s)`, what the network takes.
         label: `(*s)` class indices, some perhaps `kanscan.metrics.IGNORED`, or None.
-        spacing_mm: Of a volume.
+        spacing_mm: Of a volume or a slice of one, along the axes `s`; None for a picture.
     """
 
     id: str

@@ -44,7 +44,7 @@ def splines(model: nn.Module, samples: Sequence[Sample], device: torch.device) -
         "Learned splines",
         _sentences(layers, len(samples), len(spline_layers(model))),
         figures,
-        [(_COLUMNS, [_row(layer) for layer in layers], (2, 3, 4, 5, 6))],
+        [(_COLUMNS, [_row(layer) for layer in layers], (2, 3, 4, 5, 6, 7))],
         _arrays(layers),
         {"formulas.txt": _formula_text(layers, formulas), "formulas.tex": _formula_latex(layers, formulas)},
     )
@@ -83,6 +83,7 @@ _COLUMNS = (
     "nonlinearity",
     "median",
     "strongest",
+    "inputs with 90% of the variance",
     "functions",
 )
 
@@ -102,8 +103,16 @@ def _row(layer: SplineLayer) -> tuple[str, ...]:
         f"{layer.edge_nonlinearity:.3f}",
         f"{float(layer.importance.median()):.3g}",
         f"{float(layer.importance.max()):.3g}",
+        "-" if layer.shared else _inputs_that_count(layer),
         kind,
     )
+
+
+def _inputs_that_count(layer: SplineLayer) -> str:
+    """Say how few inputs bring 90% of the variance that leaves them."""
+    variance = node_importance([layer])[layer.name].square().sort(descending=True).values
+    needed = int((variance.cumsum(0) < 0.9 * variance.sum()).sum()) + 1
+    return f"{min(needed, len(variance)):,} of {len(variance):,}"
 
 
 def _sentences(layers: Sequence[SplineLayer], num_images: int, num_layers: int) -> list[str]:

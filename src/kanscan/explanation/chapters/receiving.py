@@ -19,21 +19,24 @@ from kanscan.explanation.scan_attention import ScanAttention, scan_attention
 
 def scans(
     model: nn.Module,
+    control: nn.Module,
     samples: Sequence[Sample],
     position: Sequence[float],
     device: torch.device,
     layer: str | None = None,
 ) -> Chapter:
-    """Show what one place receives along each scan direction.
+    """Show what one place receives along each scan direction, beside numbers of the same network with random weights.
 
     Raises:
         ValueError: The network has no scans over places.
     """
     arrays: dict[str, NDArray[Any]] = {}
-    figures, every = [], []
+    figures, every, random = [], [], []
     for sample in samples:
-        found = scan_attention(model, sample.x[None].to(device), position, layer)
+        x = sample.x[None].to(device)
+        found = scan_attention(model, x, position, layer)
         every.append(found)
+        random.append(scan_attention(control, x, position, layer))
         size = tuple(sample.x.shape[1:])
         rows = [_scan_row(one, size) for one in found]
         caption = (
@@ -44,24 +47,38 @@ def scans(
         drawing = map_figure(sample.image, rows, None, bar="share, square root", spacing_mm=sample.spacing_mm)
         figures.append((f"scans-{sample.id}", drawing, caption))
         arrays |= {f"{sample.id}/{one.layer}": one.maps.numpy() for one in found}
-    rows_of_table = []
-    for alike in zip(*every, strict=True):
-        for index, order in enumerate(alike[0].orders):
-            share = fmean(100 * float(one.maps[index].sum()) for one in alike)
-            rows_of_table.append((alike[0].layer, order.replace("_", " "), f"{share:.0f}", ""))
-        rows_of_table.append((alike[0].layer, "all", "100", f"{fmean(one.distance() for one in alike):.3f}"))
+    both = zip(zip(*every, strict=True), zip(*random, strict=True), strict=True)
+    table = [row for alike, fresh in both for row in _scan_rows(alike, fresh)]
     return Chapter(
         "scans",
         "What a place receives by scans",
         (
             "The scan is linear in its input once step sizes, B and C are read off the image; the maps are rows of "
-            f"that matrix times the input. The table holds means over {len(samples)} images for the marked place; the "
-            "distance is that of the contributions from it, weighted by their shares, over the map's diagonal.",
+            f"that matrix times the input. The table holds means over {len(samples)} images for the marked place, "
+            "beside those of the same network with random weights; the distance is that of the contributions from it, "
+            "weighted by their shares, over the map's diagonal.",
         ),
         figures,
-        [(("layer", "order", "share, %", "mean distance"), rows_of_table, (2, 3))],
+        [(_SCAN_COLUMNS, table, (2, 3, 4, 5))],
         arrays,
     )
+
+
+_SCAN_COLUMNS = ("layer", "order", "share, %", "random weights", "mean distance", "random weights")
+
+
+def _scan_rows(alike: Sequence[ScanAttention], fresh: Sequence[ScanAttention]) -> list[tuple[str, ...]]:
+    """Return a line for each order of a layer, and one for all of them."""
+
+    def share(found: Sequence[ScanAttention], index: int) -> str:
+        return f"{fmean(100 * float(one.maps[index].sum()) for one in found):.0f}"
+
+    rows = [
+        (alike[0].layer, order.replace("_", " "), share(alike, index), share(fresh, index), "", "")
+        for index, order in enumerate(alike[0].orders)
+    ]
+    distances = (f"{fmean(one.distance() for one in found):.3f}" for found in (alike, fresh))
+    return [*rows, (alike[0].layer, "all", "100", "100", *distances)]
 
 
 def _scan_row(found: ScanAttention, size: Sequence[int]) -> Row:
