@@ -37,7 +37,7 @@ def without_weights(recipe: Recipe):
     if is_of_volumes(recipe):
         with torch.device("meta"):
             return create_model(recipe.model.name, **options_of_volumes(recipe, plan_of(recipe), 3))
-    num_classes = 3 if recipe.loss.name == "ce_dice" else 2
+    num_classes = 3 if recipe.loss.name.startswith("ce_dice") else 2
     options = network_options(recipe, 3, num_classes)
     with torch.device("meta"):
         return build_model(recipe, options)
