@@ -84,7 +84,7 @@ class Moments:
         step = (-(-values.numel() // MOST_VALUES)) | 1
         rows = max(1, 2**18 // values.shape[1])
         for part in (values[::step] if values.numel() > MOST_VALUES else values).split(rows):
-            self._add(part.double().cpu())
+            self._add(part.cpu().double())
 
     def _add(self, x: Tensor) -> None:
         f = torch.cat([x[..., None], features(x, self.grid)], dim=-1)
@@ -225,11 +225,13 @@ class SharedObserver(Observer):
         super().__call__(module, inputs)
         bases, base = self.sums(inputs[0].detach())
         for part in bases.split(max(1, 2**20 // bases[0].numel())):
-            by_group = part.double().cpu().transpose(0, 1)
+            by_group = part.cpu().double().transpose(0, 1)
             self.first += by_group.sum(1)
             self.second += by_group.mT @ by_group
-        self.base_first += base.sum(0, dtype=torch.float64).cpu()
-        self.base_second += base.double().square().sum(0).cpu()
+        # On the CPU first: some devices have no float64.
+        wide = base.cpu().double()
+        self.base_first += wide.sum(0)
+        self.base_second += wide.square().sum(0)
         self.num_sums += len(base)
 
     def functions(self) -> Functions:

@@ -58,7 +58,7 @@ def receptive_field(model: nn.Module, batches: Iterable[Tensor]) -> ReceptiveFie
             y = model(x)
             middle = y[(..., *(s // 2 for s in y.shape[2:]))].sum()
             (gradient,) = torch.autograd.grad(middle, x)
-        field = gradient.abs().sum(1).sum(0).double().cpu()
+        field = gradient.abs().sum(1).sum(0).cpu().double()
         if total is not None and total.shape != field.shape:
             raise ValueError(
                 f"a receptive field is averaged over images of one size, got {tuple(total.shape)} and "
