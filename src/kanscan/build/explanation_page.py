@@ -59,7 +59,9 @@ def _section(folder: Path, chapter: Chapter) -> Section:
         drawing.set_layout_engine("none")
         with atomic(folder / f"{stem}.png") as path:
             drawing.savefig(path, format="png", dpi=150)
-        parts.append(figure(buffer.getvalue(), caption))
+        # On a narrow page a drawing shrinks with it.
+        shrinking = buffer.getvalue().replace("<svg ", '<svg role="img" style="max-width:100%;height:auto" ', 1)
+        parts.append(figure(shrinking, caption))
     if chapter.arrays:
         with atomic(folder / f"{chapter.key}.npz") as path, path.open("wb") as file:
             np.savez_compressed(file, **dict(chapter.arrays))  # type: ignore[arg-type]
