@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from kanscan.data.array_files import ARRAY_SUFFIXES
+from kanscan.data.array_files import ARRAY_SUFFIXES, is_array_file
 from kanscan.data.base import Case, DatasetReader, LabelMap, Survey
 from kanscan.data.readers.layout import find_home, folders, squeeze
 from kanscan.data.readers.pairing import finish
@@ -184,7 +184,7 @@ def bare_name(path: Path) -> str:
 
 def array_files(folder: Path) -> list[Path]:
     """List the files of arrays directly in a folder, sorted by name."""
-    return sorted(p for p in folder.iterdir() if p.name.lower().endswith(ARRAY_SUFFIXES) and not p.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if is_array_file(path))
 
 
 def read_list(root: Path, name: str) -> list[str] | None:
