@@ -1,16 +1,27 @@
 """KAN linear and KAonv against their floors: the matrix products alone, and the plain convolution.
 
-python benchmarks/ops.py [kan_linear] [ka_conv]
+python benchmarks/ops.py [kan_linear] [ka_conv] [peaks]
 """
 
 from __future__ import annotations
 
+import csv
 import sys
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from protocol import again_with_tuned_allocator, allocator, begin, demand_green, interleave, record
+from protocol import (
+    RESULTS,
+    again_with_tuned_allocator,
+    allocator,
+    begin,
+    demand_green,
+    facts,
+    interleave,
+    peak_mib,
+    record,
+)
 
 from kanscan.ops.bspline import kan_linear, vectorized
 from kanscan.ops.kaconv import ka_conv
@@ -87,6 +98,30 @@ def kaonv(batch: int, channels: int, height: int, width: int, outputs: int, grou
     record("ka_conv", f"{work}, forward + backward", times, "plain convolution")
 
 
+def peaks() -> None:
+    """Record the growth of a process over forward and backward; layers of each kind have run once before."""
+    path = RESULTS / "ka_conv_memory.csv"
+    torch.manual_seed(0)
+    u, v = torch.randn(64, 64, 3, 3, requires_grad=True), torch.randn(64, 8, requires_grad=True)
+    candidates: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "plain convolution": lambda x: F.conv2d(x, u, padding=1),
+        "SiLU and convolution": lambda x: F.conv2d(F.silu(x), u, padding=1),
+        "kanscan cpu": lambda x: ka_conv(x, u, v, padding=1, backend="cpu"),
+    }
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["work", "candidate", "peak_mib", *facts()])
+        for batch in (2, 8):
+            x, grad = torch.randn(batch, 64, 128, 128, requires_grad=True), torch.randn(batch, 64, 128, 128)
+            for name, run in candidates.items():
+                run(x[:1, :, :8, :8]).sum().backward()
+                x.grad = None
+                peak = peak_mib(lambda run=run, x=x, grad=grad: run(x).backward(grad))  # type: ignore[misc]
+                work = f"KAonv 3x3 {batch}x64x128x128->64, forward + backward"
+                table.writerow([work, name, f"{peak:.1f}", *facts().values()])
+                print(f"{work}: {name}: peak {peak:.1f} MiB")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     chosen = sys.argv[1:] or ["kan_linear", "ka_conv"]
@@ -102,5 +137,8 @@ if __name__ == "__main__":
         begin("ka_conv")
         for job in MAPS:
             kaonv(*job)
-    if not allocator():
+    if not allocator() and {"ka_conv", "peaks"} & set(chosen):
+        # With freed blocks kept, what a form takes is there already.
+        peaks()
+    if not allocator() and chosen != ["peaks"]:
         again_with_tuned_allocator()

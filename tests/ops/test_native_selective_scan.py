@@ -169,9 +169,10 @@ def test_one_matrix_may_be_shared_by_all_groups() -> None:
         compare(both_ways(mixed, "cpu"), both_ways(wide(mixed), "torch"))
 
 
+@pytest.mark.parametrize("states", [1, 4])
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = arguments(1, 50, 300, 4)
+def test_threads(threads: int, states: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = arguments(1, 50, 300, states)
     exact = both_ways(wide(given), "torch")
     # Only the division of labor: a pool of this process cannot be taken back.
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
@@ -270,6 +271,31 @@ def test_directions_read_their_pixels_in_place(
     exact = run(wide(given), "torch")
     compare(run(given, "cpu"), exact)
     compare(run(given, "torch"), exact, 1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("states", [1, 2])
+@pytest.mark.usefixtures("isa", "unwritten_is_nan")
+def test_groups_may_share_their_input_without_an_order(
+    states: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    generator = torch.Generator().manual_seed(5)
+    shapes = {"u": (2, 1, 21, 150), "delta": (2, 3, 21, 150), "A": (63, states), "B": (2, 3, states, 150)}
+    shapes |= {"C": (2, 3, states, 150), "D": (63,), "delta_bias": (63,)}
+    given = {key: torch.randn(*shape, generator=generator).requires_grad_() for key, shape in shapes.items()}
+    given["A"] = (-given["A"].detach().exp()).requires_grad_()
+
+    def run(given: dict[str, Tensor], y: Tensor) -> dict[str, Tensor]:
+        loss = (y * torch.cos(torch.arange(y.numel(), dtype=torch.float64)).view_as(y)).sum()
+        return {"y": y, **dict(zip(given, torch.autograd.grad(loss, list(given.values())), strict=True))}
+
+    exact = wide(given)
+    u = exact["u"].expand(-1, 3, -1, -1).flatten(1, 2)
+    rest = {key: t for key, t in exact.items() if key not in ("u", "delta")}
+    expected = selective_scan(u, exact["delta"].flatten(1, 2), **rest, delta_softplus=True, backend="torch")
+    ours = cpu.scan_groups(*given.values(), None, None, delta_softplus=True)[0]
+    compare(run(given, ours), run(exact, expected.view_as(ours)))
 
 
 @pytest.mark.parametrize("ordered", [True, False])

@@ -416,7 +416,8 @@ void curves(const float* x, int64_t batch, int64_t groups, int64_t channels, con
                 }
             }
         float *out = y + task * w.windows(), *sums = kanscan_workspace(3, wide + 2 * LANES);
-        for (int64_t r = 0; r < w.out[0]; r++, out += w.out[1]) add_windows(map + r * w.stride[0] * wide, w, wide, sums, out);
+        for (int64_t r = 0; r < w.out[0]; r++, out += w.out[1])
+            add_windows(map + r * w.stride[0] * wide, w, wide, sums, out);
     };
     parallel(batch * groups * outputs, threads, body);
 }

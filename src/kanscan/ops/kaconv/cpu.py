@@ -24,6 +24,8 @@ from kanscan.ops.selective_scan import without_autocast
 #: depend on theirs.
 PARTS = 16
 
+_convolution_backward = torch.ops.aten.convolution_backward.default
+
 # Schemas are written out: torch would read them off annotations, which a type checker at run time may have wrapped.
 _TENSORS = "Tensor x, Tensor base_weight, Tensor spline_weight"
 _GRID = "bool spline_gradient, int grid_size, int spline_order, float low, float high"
@@ -84,6 +86,11 @@ def _result_dtype(weight: Tensor) -> torch.dtype:
 
 def _plain(t: Tensor) -> Tensor:
     return t if t.dtype is torch.float32 and t.is_contiguous() else t.to(torch.float32).contiguous()
+
+
+def _in_order(x: Tensor) -> Tensor:
+    # What lies in another order is copied once and kept instead, so that backward need not copy it again.
+    return x if x.is_contiguous() else x.contiguous()
 
 
 def _kernel_grid(size: int, order: int, low: float, high: float) -> tuple[int, int, float, float]:
@@ -213,8 +220,9 @@ class _Linear(torch.autograd.Function):
     """The same without the dispatcher."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        _keep_linear(ctx, inputs, inputs[0])
+    def forward(ctx: Any, x: Tensor, *inputs: Any) -> Tensor:
+        inputs = (_in_order(x), *inputs)
+        _keep_linear(ctx, inputs, x)
         return _apply_linear(*inputs)
 
     @staticmethod
@@ -370,18 +378,17 @@ def _base_gradients(
     need_base: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of SiLU(x) and of its weight, by the library's convolution."""
-    nothing = (x.new_empty(0), x.new_empty(0))
     if not (need_x or need_base):
-        return nothing
+        return x.new_empty(0), x.new_empty(0)
     silu = x
     if need_base:
         silu = native.scratch(x.shape)
         native.call("ka_sums", x, x.shape[0], x.shape[1], x.shape[2] * x.shape[3], *grid, silu, None)
     stride, padding, dilation, groups = window
-    grad_x, grad_u, _ = torch.ops.aten.convolution_backward(
+    grad_x, grad_u, _ = _convolution_backward(
         grad, silu, u, None, stride, padding, dilation, False, [0, 0], groups, [need_x, need_base, False]
     )
-    return grad_x.contiguous() if need_x else nothing[0], grad_u.contiguous() if need_base else nothing[1]
+    return grad_x.contiguous() if need_x else x.new_empty(0), grad_u.contiguous() if need_base else x.new_empty(0)
 
 
 _conv_backward = torch.library.custom_op(
@@ -425,7 +432,8 @@ class _Conv(torch.autograd.Function):
     """The same without the dispatcher."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
+    def forward(ctx: Any, x: Tensor, *inputs: Any) -> Tensor:
+        inputs = (_in_order(x), *inputs)
         y, sums = _apply_conv(*inputs)
         ctx.save_for_backward(*inputs[:3], sums)
         ctx.rest = inputs[3:]

@@ -88,7 +88,8 @@ struct Few {
 
 // K steps side by side, up to the recurrence itself.
 template <int NUM, int K, bool HOLD, bool SOFTPLUS>
-ALWAYS_INLINE void few_steps(Few<NUM>& few, Lane& u, Lane& delta, const float*& B, const float*& C, int64_t row, Lane& y) {
+ALWAYS_INLINE void few_steps(Few<NUM>& few, Lane& u, Lane& delta, const float*& B, const float*& C, int64_t row,
+                             Lane& y) {
     Vector value[K], step[K], e[K], decay[K * NUM];
 #pragma GCC unroll 4
     for (int k = 0; k < K; k++) {
@@ -194,8 +195,8 @@ void forward(const Scan& scan, const View& y, float* last, float* saved, int64_t
                         const bool there = y.channel == 1 && channels == LANES && !places;
                         const Lane to = there ? in_place(y, b, g, e, t) : Lane{out, LANES};
                         auto run = [&](auto num) {
-                            few<decltype(num)::value, HOLD>(scan.softplus, in, by, bias, D, A + block, inverse + block, B + at, C + at,
-                                           steps, h + block, to);
+                            few<decltype(num)::value, HOLD>(scan.softplus, in, by, bias, D, A + block, inverse + block,
+                                                            B + at, C + at, steps, h + block, to);
                         };
                         if (states == 1) run(std::integral_constant<int, 1>());
                         if (states == 2) run(std::integral_constant<int, 2>());
@@ -235,7 +236,8 @@ struct Tiles {
 
 template <int NUM, bool HOLD>
 inline void walk_back(const Tiles& tiles, const float* A, const float* inverse, const float* B, const float* C,
-                      int64_t row, int64_t steps, const float* state, float* carry, float* grad_A, float* grad_B, float* grad_C, float* memory) {
+                      int64_t row, int64_t steps, const float* state, float* carry, float* grad_A, float* grad_B,
+                      float* grad_C, float* memory) {
     constexpr int64_t SIZE = NUM * LANES;
     float *decays = memory, *history = memory + steps * SIZE;
     {
@@ -316,7 +318,8 @@ struct BackwardTask {
         from = scan.first_block(split), to = scan.first_block(split + 1);
         const int64_t blocks = to - from, size = scan.states * LANES, chunk = scan.chunk;
         A = kanscan_workspace(0, blocks * (5 * size + 2 * LANES));
-        inverse = A + blocks * size, state = inverse + blocks * size, carry = state + blocks * size, sum_A = carry + blocks * size;
+        inverse = A + blocks * size, state = inverse + blocks * size, carry = state + blocks * size;
+        sum_A = carry + blocks * size;
         sum_D = sum_A + blocks * size, sum_bias = sum_D + blocks * LANES;
         tiles = kanscan_workspace(1, blocks * Tiles::COUNT * chunk * LANES);
         B = kanscan_workspace(2, 2 * chunk * scan.row() + LANES), C = B + chunk * scan.row();
@@ -457,7 +460,8 @@ inline Scan scan_of(const int64_t* numbers, const float* u, const float* delta, 
 
 }  // namespace
 
-// `numbers`: batch, groups, width, length, states, chunk, splits, softplus, hold, then four strides each of u, delta, B, C, y.
+// `numbers`: batch, groups, width, length, states, chunk, splits, softplus, hold, then four strides each of u, delta, B,
+// C and y.
 KANSCAN_EXPORT void KANSCAN_NAME(kanscan_scan_forward)(const int64_t* numbers, const float* u, const float* delta,
                                                         const float* A, const float* B, const float* C, const float* D,
                                                         const float* bias, const float* start, const int32_t* order,
