@@ -140,7 +140,7 @@ def peaks(line: Line) -> list[float]:
 
 def shown(values: Iterable[float]) -> str:
     """Write ratios as a reader says them: 0.61 x, or 1/32 where it is far from one."""
-    return " / ".join(f"{v:.2f} x" if v > 0.15 else f"1/{1 / v:.0f}" for v in values) or "-"
+    return " · ".join(f"{v:.2f} x" if v > 0.15 else f"1/{1 / v:.0f}" for v in values) or "-"
 
 
 def rate(states: int) -> float:
