@@ -18,7 +18,7 @@ from kanscan.build import load_predictor
 from kanscan.commands.explain import CHAPTERS, explain
 from kanscan.commands.train import train
 from kanscan.explanation import sheets
-from kanscan.explanation.chapters import learned
+from kanscan.explanation.chapters import certainty, learned, looking, receiving
 from kanscan.models import MODELS
 from kanscan.models.base import SegmentationModel
 from kanscan.run import Run
@@ -35,6 +35,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learned, "PRUNE_SHARES", (0.5,))
     # Most of the time would go into sheets of splines, one a layer; `test_explain` looks at those.
     monkeypatch.setattr(sheets, "spline_sheet", lambda *arguments: Figure(figsize=(1, 1)))
+
+
+#: Networks whose panels are drawn: the others' would look alike, and drawing takes most of the time.
+DRAWN = {(2, "unet"), (2, "vmkla_unet"), (3, "dynunet"), (3, "lkm_unet")}
+
+
+def spare_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for chapter in (looking, receiving, certainty):
+        monkeypatch.setattr(chapter, "map_figure", lambda *arguments, **options: Figure(figsize=(1, 1)))
 
 
 def train_tiny(data: Path, output: Path, **settings: Any) -> Run:
@@ -102,7 +111,9 @@ def check_explained(run: Run, name: str, folder: Path, spatial_dims: int) -> dic
 
 
 @pytest.mark.parametrize("name", SEGMENTING)
-def test_every_network_of_pictures(name: str, pictures: Run, tmp_path: Path) -> None:
+def test_every_network_of_pictures(name: str, pictures: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (2, name) not in DRAWN:
+        spare_drawing(monkeypatch)
     sized = {"image_size": (64, 64)} if name == "unetr" else {}
     other = with_network(pictures, name, tmp_path / "run", in_channels=3, out_channels=1, **sized)
     left_out = check_explained(other, name, tmp_path / "out", 2)
@@ -113,7 +124,9 @@ def test_every_network_of_pictures(name: str, pictures: Run, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", [name for name, cls in SEGMENTING.items() if 3 in cls.supports])
-def test_every_network_of_volumes(name: str, volumes: Run, tmp_path: Path) -> None:
+def test_every_network_of_volumes(name: str, volumes: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (3, name) not in DRAWN:
+        spare_drawing(monkeypatch)
     sized = {"image_size": (16, 16, 16)} if name == "unetr" else {}
     other = with_network(volumes, name, tmp_path / "run", spatial_dims=3, in_channels=1, out_channels=3, **sized)
     check_explained(other, name, tmp_path / "out", 3)
