@@ -192,7 +192,7 @@ def readme(text: str) -> str:
 
 def figure() -> str:
     """Return an SVG of bars: the time of each line against what it is compared with, on a logarithmic scale."""
-    left, unit, step, top = 470, 130.0, 26, 46
+    left, unit, step, top = 500, 130.0, 26, 46
     low = min(value for line in LINES for value in times(line))
     first = math.floor(math.log10(low))
     zero = left - first * unit
