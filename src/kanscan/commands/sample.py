@@ -64,7 +64,8 @@ class Samples:
         from rich.markup import escape
 
         pairs = " with label maps" if self.labels else ""
-        lines = [f"{len(self.files)} samples{pairs} in {self.output / 'images'}, {self.num_new} of them new"]
+        samples = "1 sample" if len(self.files) == 1 else f"{len(self.files)} samples"
+        lines = [f"{samples}{pairs} in {self.output / 'images'}, {self.num_new} of them new"]
         if self.scores is not None:
             unit = " (relative)" if self.scores.relative else ""
             lines += [
