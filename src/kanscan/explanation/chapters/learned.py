@@ -78,23 +78,19 @@ def _sheet_caption(layer: SplineLayer) -> str:
 _COLUMNS = (
     "layer",
     "size",
-    "inputs outside the grid, %",
-    "beyond all splines, %",
+    "outside grid, %",
+    "beyond splines, %",
     "nonlinearity",
     "median",
     "strongest",
-    "inputs with 90% of the variance",
-    "functions",
+    "inputs for 90%",
 )
 
 
 def _row(layer: SplineLayer) -> tuple[str, ...]:
     outputs, places = layer.importance.shape
-    kind = "shared by the inputs of an output" if layer.shared else "one for each edge"
-    if layer.grid.as_coded:
-        kind += ", as coded"
-    window = "" if layer.taps is None else f", window {layer.taps[0]} x {layer.taps[1]}"
-    size = f"{outputs:,} outputs{window}" if layer.shared else f"{places:,} → {outputs:,}{window}"
+    window = "" if layer.taps is None else f", {layer.taps[0]} x {layer.taps[1]}"
+    size = f"{outputs:,} shared{window}" if layer.shared else f"{places:,} → {outputs:,}{window}"
     return (
         layer.name,
         size,
@@ -104,7 +100,6 @@ def _row(layer: SplineLayer) -> tuple[str, ...]:
         f"{float(layer.importance.median()):.3g}",
         f"{float(layer.importance.max()):.3g}",
         "-" if layer.shared else _inputs_that_count(layer),
-        kind,
     )
 
 
@@ -121,8 +116,10 @@ def _sentences(layers: Sequence[SplineLayer], num_images: int, num_layers: int) 
         "deviation over the data of what it adds to its output. Nonlinearity is the share of the functions' variance "
         "that a straight line through each of them cannot explain: 0 means that the layer is a linear one in effect.",
         "Outside the grid splines fade out; beyond all splines only the SiLU part is left, and nothing learned by the "
-        "splines applies.",
+        "splines applies: both are shares of the inputs.",
     ]
+    if not all(layer.shared for layer in layers):
+        text.append("The last column counts the inputs that bring 90% of the variance that leaves a layer's inputs.")
     if any(layer.shared for layer in layers):
         text.append(
             "Where the inputs of an output share one spline, its size is that of its sum over them, and its inputs "
