@@ -44,7 +44,7 @@ def splines(model: nn.Module, samples: Sequence[Sample], device: torch.device) -
         "Learned splines",
         _sentences(layers, len(samples), len(spline_layers(model))),
         figures,
-        [(_COLUMNS, [_row(layer) for layer in layers], (2, 3, 4, 5, 6, 7))],
+        [_table(layers)],
         _arrays(layers),
         {"formulas.txt": _formula_text(layers, formulas), "formulas.tex": _formula_latex(layers, formulas)},
     )
@@ -85,6 +85,12 @@ _COLUMNS = (
     "strongest",
     "inputs for 90%",
 )
+
+
+def _table(layers: Sequence[SplineLayer]) -> tuple[tuple[str, ...], list[tuple[str, ...]], tuple[int, ...]]:
+    # The last column says nothing of shared splines; without it the sizes stay on one line.
+    used = len(_COLUMNS) - all(layer.shared for layer in layers)
+    return _COLUMNS[:used], [_row(layer)[:used] for layer in layers], tuple(range(2, used))
 
 
 def _row(layer: SplineLayer) -> tuple[str, ...]:
