@@ -5,7 +5,7 @@ Run it: python examples/augment_with_samples.py FOLDER [OUTPUT]
 A generator learns the training cases with their masks, makes pairs, and U-KAN is trained on the training cases alone
 and together with the pairs, once for each seed. Generator and segmentation share one split: no test picture is seen by
 either. Both trainings take equally many steps and choose among equally many epochs, so that a difference comes from
-the pairs and not from a longer training. About half an hour on one CPU core; started again, it goes on where it stopped.
+the pairs and not from a longer training. About half an hour on one CPU core; started again, it goes on from there.
 """
 
 from __future__ import annotations
