@@ -69,7 +69,7 @@ def report_run(
     Args:
         run: The run.
         serve: Its `Predictor`.
-        found: `EvaluationCases` of the hall: the cases, their source, their part, the split.
+        found: `kanscan.data.source.Selection`: the cases, their source, their part, the split.
         read: `kanscan.data.io.read_pair`: a case and a label map give image and label.
         folder: Where the report goes; None: into the run.
         groups: Case -> what it must be resampled with, where more is known than the cases declare.
