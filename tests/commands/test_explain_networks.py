@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import save_file
 
 from commands.made import make_data
-from data.made_volumes import make_msd
+from data.made_volumes import TINY_RUN, make_msd
 from kanscan.build import load_predictor
 from kanscan.commands.explain import CHAPTERS, explain
 from kanscan.commands.train import train
@@ -61,16 +61,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def volumes(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("volumes")
-    settings = {
-        "model.name": "dynunet",
-        "model.options": {"channels": [4, 6, 8]},
-        "volume.batch_size": 2,
-        "volume.batches_per_epoch": 1,
-        "volume.patch_size": [16, 16, 16],
-        "volume.augmentation": "none",
-        "volume.cache": str(folder / "cache"),
-        "split.validation_fraction": 0.3,
-    }
+    settings = {**TINY_RUN, "volume.cache": str(folder / "cache")}
     return train_tiny(make_msd(folder / "data", 6, (14, 16, 12)), folder / "run", **settings)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from commands.made import make_data, make_run
-from data.made_volumes import make_msd
+from data.made_volumes import TINY_RUN, make_msd
 from kanscan.build import load_predictor
 from kanscan.commands.explain import explain
 from kanscan.commands.predict import predict
@@ -79,18 +79,7 @@ def test_one_fitted_to_other_weights_is_told_and_not_used(run: Run, tmp_path: Pa
 
 
 def test_volumes(tmp_path: Path) -> None:
-    settings = {
-        "model.name": "dynunet",
-        "model.options": {"channels": [4, 6, 8]},
-        "volume.batch_size": 2,
-        "volume.batches_per_epoch": 1,
-        "volume.patch_size": [16, 16, 16],
-        "volume.augmentation": "none",
-        "volume.cache": str(tmp_path / "cache"),
-        "split.validation_fraction": 0.3,
-        "trainer.device": "cpu",
-        "trainer.epochs": 1,
-    }
+    settings = {**TINY_RUN, "volume.cache": str(tmp_path / "cache"), "trainer.device": "cpu", "trainer.epochs": 1}
     data = make_msd(tmp_path / "data", 6)
     run = train(str(data), settings, output=tmp_path / "run")
     result = explain(run.path, output=tmp_path / "out", only=["calibration"], cases=2, device="cpu")

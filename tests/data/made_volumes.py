@@ -8,6 +8,17 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
+#: Settings of a run on such volumes that takes a moment and learns nothing.
+TINY_RUN = {
+    "model.name": "dynunet",
+    "model.options": {"channels": [4, 6, 8]},
+    "volume.batch_size": 2,
+    "volume.batches_per_epoch": 1,
+    "volume.patch_size": [16, 16, 16],
+    "volume.augmentation": "none",
+    "split.validation_fraction": 0.3,
+}
+
 
 def box(shape: tuple[int, int, int] = (12, 16, 10), seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Image int16 (bright box of two halves in noise) and label 0/1/2 of it."""

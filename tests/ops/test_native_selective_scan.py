@@ -13,6 +13,7 @@ from kanscan.ops import native
 from kanscan.ops.scan_order import order_index
 from kanscan.ops.selective_scan import cpu, selective_scan
 from kanscan.ops.selective_scan.directions import directional_scan
+from ops.scan_cases import arguments
 
 pytestmark = pytest.mark.skipif(native.ABSENCE is not None, reason=f"compiled kernels: {native.ABSENCE}")
 
@@ -49,27 +50,6 @@ def unwritten_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Tensor, "new_empty", lambda t, *s, **k: spoiled(new_empty(t, *s, **k)))
     monkeypatch.setattr(torch, "empty_like", lambda t, **k: spoiled(empty_like(t, **k)))
-
-
-def arguments(batch: int, channels: int, length: int, states: int, groups: int = 1) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(length + states)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    matrix = (batch, states, length) if groups == 1 else (batch, groups, states, length)
-    given = {
-        "u": draw(batch, channels, length),
-        "delta": draw(batch, channels, length) - 1,
-        "A": -torch.exp(draw(channels, states)),
-        "B": draw(*matrix),
-        "C": draw(*matrix),
-        "D": draw(channels),
-        "z": draw(batch, channels, length),
-        "delta_bias": draw(channels),
-        "initial_state": draw(batch, channels, states),
-    }
-    return {key: t.requires_grad_() for key, t in given.items()}
 
 
 def both_ways(given: dict[str, Tensor], backend: str, softplus: bool = True, **options: object) -> dict[str, Tensor]:

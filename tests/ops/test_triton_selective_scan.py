@@ -9,6 +9,7 @@ from torch import Tensor
 from kanscan.ops.scan_order import CROSS, order_index
 from kanscan.ops.selective_scan import selective_scan, triton
 from kanscan.ops.selective_scan.directions import directional_scan
+from ops import scan_cases
 from ops.interpreter import DEVICE, compiled, interpreted, needs_triton, relative  # noqa: F401
 
 pytestmark = needs_triton
@@ -26,24 +27,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def arguments(batch: int, channels: int, length: int, states: int, groups: int = 1) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(length + states)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(DEVICE)
-
-    matrix = (batch, states, length) if groups == 1 else (batch, groups, states, length)
-    given = {
-        "u": draw(batch, channels, length),
-        "delta": draw(batch, channels, length) - 1,
-        "A": -torch.exp(draw(channels, states)),
-        "B": draw(*matrix),
-        "C": draw(*matrix),
-        "D": draw(channels),
-        "z": draw(batch, channels, length),
-        "delta_bias": draw(channels),
-        "initial_state": draw(batch, channels, states),
-    }
-    return {key: t.requires_grad_() for key, t in given.items()}
+    return scan_cases.arguments(batch, channels, length, states, groups, DEVICE)
 
 
 def both_ways(given: dict[str, Tensor], backend: str, softplus: bool = True, **options: object) -> dict[str, Tensor]:

@@ -97,25 +97,7 @@ def scan_groups(
     delta_softplus: bool,
     discretization: str = "euler",
 ) -> tuple[Tensor, Tensor]:
-    """Scan groups of channels, each along an order of its own.
-
-    Args:
-        u: (batch, groups, channels in group, length), or one group that all others read too.
-        delta: Step sizes (batch, groups, channels in group, length).
-        A: (groups * channels in group, states).
-        B: (batch, groups, states, length).
-        C: As `B`.
-        D: One number for each channel, or None.
-        delta_bias: As `D`.
-        initial_state: (batch, groups * channels in group, states), or None.
-        order: Position that each step of each group reads and writes (groups, length), or None for one after the other.
-        z: Gate, as `delta`, or None.
-        delta_softplus: Apply the softplus.
-        discretization: "euler" or "zoh".
-
-    Returns:
-        `y` and the last state.
-    """
+    """Scan groups of channels, each along an order of its own; arguments as in `cpu.scan_groups`, and a gate `z`."""
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     chunk = chunk_length(A.shape[1], channels_last=delta.stride(2) == 1 != delta.stride(3))
