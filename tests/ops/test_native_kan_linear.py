@@ -18,19 +18,6 @@ GRIDS = [(5, 3, (-1.0, 1.0)), (3, 2, (-2.0, 0.5)), (4, 1, (-1.0, 1.0)), (1, 3, (
 SIZES = [(1, 1, 3), (63, 7, 5), (1000, 3, 33), (129, 17, 16), (5, 40, 130), (260, 16, 64), (0, 4, 3)]
 
 
-@pytest.fixture(params=native.usable_instruction_sets())
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(native, "INSTRUCTION_SET", request.param)
-    return request.param
-
-
-@pytest.fixture
-def unwritten_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a kernel forgets to write becomes NaN."""
-    empty = torch.Tensor.new_empty
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda t, *s, **k: empty(t, *s, **k).fill_(float("nan")))
-
-
 def layer(rows: int, inputs: int, outputs: int, bases: int, scaler: bool = True) -> list[torch.Tensor | None]:
     generator = torch.Generator().manual_seed(rows + inputs + outputs)
     shapes = [(rows, inputs), (outputs, inputs), (outputs, inputs, bases), (outputs, inputs)]

@@ -34,24 +34,6 @@ SIZES = [
 ]
 
 
-@pytest.fixture(params=native.usable_instruction_sets())
-def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(native, "INSTRUCTION_SET", request.param)
-    return request.param
-
-
-@pytest.fixture
-def unwritten_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a kernel forgets to write becomes NaN."""
-    new_empty, empty_like = Tensor.new_empty, torch.empty_like
-
-    def spoiled(t: Tensor) -> Tensor:
-        return t.fill_(float("nan")) if t.is_floating_point() else t
-
-    monkeypatch.setattr(Tensor, "new_empty", lambda t, *s, **k: spoiled(new_empty(t, *s, **k)))
-    monkeypatch.setattr(torch, "empty_like", lambda t, **k: spoiled(empty_like(t, **k)))
-
-
 def both_ways(given: dict[str, Tensor], backend: str, softplus: bool = True, **options: object) -> dict[str, Tensor]:
     y, last = selective_scan(**given, delta_softplus=softplus, return_last_state=True, backend=backend, **options)
     loss = sum((t * torch.cos(torch.arange(t.numel(), dtype=torch.float64)).view_as(t)).sum() for t in (y, last))

@@ -1,7 +1,7 @@
 """The definition: Cox-de Boor recursion on a uniform extended grid. Short, slow, right in float64.
 
 Knots are rounded to float32 whatever the inputs are, because the released networks built theirs so: a float64 run then
-agrees with theirs to the last digits.
+agrees with theirs to the last digits. Inputs narrower than float32 are widened.
 """
 
 from __future__ import annotations
@@ -10,6 +10,20 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from kanscan.ops.selective_scan import without_autocast
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return `x` in float32 at least: half precision cannot place an input between two knots."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def product_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    """Return the dtype of a layer's result: that of autocast where it is on, else that of the weights."""
+    kind = x.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if autocast else weight.dtype
 
 
 def knots(
@@ -33,8 +47,9 @@ def bspline_basis(
     grid_range: tuple[float, float] = (-1.0, 1.0),
 ) -> Float[Tensor, "*shape bases"]:
     """Evaluate every basis function at every input; see `kanscan.ops.bspline.bspline_basis`."""
-    t = knots(grid_size, spline_order, grid_range, dtype=x.dtype, device=x.device)
-    return _recursion(x, t, spline_order)
+    wide = widened(x)
+    t = knots(grid_size, spline_order, grid_range, dtype=wide.dtype, device=x.device)
+    return _recursion(wide, t, spline_order).to(x.dtype)
 
 
 def _recursion(x: Tensor, t: Tensor, spline_order: int) -> Tensor:
@@ -56,9 +71,10 @@ def basis_derivative(
     """Differentiate every basis function: a difference of two functions of one order less."""
     if spline_order == 0:
         return torch.zeros_like(bspline_basis(x, grid_size, spline_order, grid_range))
-    t = knots(grid_size, spline_order, grid_range, dtype=x.dtype, device=x.device)
-    lower = _recursion(x, t, spline_order - 1) / (t[spline_order:] - t[:-spline_order])
-    return spline_order * (lower[..., :-1] - lower[..., 1:])
+    wide = widened(x)
+    t = knots(grid_size, spline_order, grid_range, dtype=wide.dtype, device=x.device)
+    lower = _recursion(wide, t, spline_order - 1) / (t[spline_order:] - t[:-spline_order])
+    return (spline_order * (lower[..., :-1] - lower[..., 1:])).to(x.dtype)
 
 
 def kan_linear(
@@ -72,7 +88,12 @@ def kan_linear(
     grid_range: tuple[float, float] = (-1.0, 1.0),
 ) -> Float[Tensor, "*batch outputs"]:
     """Evaluate a layer of splines; see `kanscan.ops.bspline.kan_linear`."""
+    dtype = product_dtype(x, base_weight)
+    wide = torch.promote_types(widened(x).dtype, base_weight.dtype)
+    x, base_weight, spline_weight = (t.to(wide) for t in (x, base_weight, spline_weight))
     if spline_scaler is not None:
-        spline_weight = spline_weight * spline_scaler.unsqueeze(-1)
-    basis = bspline_basis(x, grid_size, spline_order, grid_range)
-    return F.linear(F.silu(x), base_weight) + F.linear(basis.flatten(-2), spline_weight.flatten(1))
+        spline_weight = spline_weight * spline_scaler.to(wide).unsqueeze(-1)
+    with without_autocast(x):
+        basis = bspline_basis(x, grid_size, spline_order, grid_range)
+        y = F.linear(F.silu(x), base_weight) + F.linear(basis.flatten(-2), spline_weight.flatten(1))
+    return y.to(dtype)

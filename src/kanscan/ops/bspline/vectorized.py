@@ -33,7 +33,8 @@ def basis(x: Tensor, grid_size: int, spline_order: int, grid_range: Range) -> Te
     """Return the bases `(*x.shape, grid_size + spline_order)` of `x`, in the dtype of `x`."""
     if x.dtype == torch.float64:
         return reference.bspline_basis(x, grid_size, spline_order, grid_range)
-    return _bump(_offsets(x, grid_size, spline_order, grid_range), spline_order)
+    wide = reference.widened(x)
+    return _bump(_offsets(wide, grid_size, spline_order, grid_range), spline_order).to(x.dtype)
 
 
 def basis_derivative(x: Tensor, grid_size: int, spline_order: int, grid_range: Range) -> Tensor:
@@ -139,7 +140,7 @@ class _KANLinear(torch.autograd.Function):
         ctx.save_for_backward(x, base_weight, spline_weight, spline_scaler)
         ctx.grid, ctx.product_dtype = grid, product_dtype
         weight = joint_weight(base_weight, spline_weight, spline_scaler).to(product_dtype)
-        return forward_rows(_wide(x), weight, grid)
+        return forward_rows(reference.widened(x), weight, grid)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -148,7 +149,7 @@ class _KANLinear(torch.autograd.Function):
         grid, dtype = ctx.grid, ctx.product_dtype
         weight = joint_weight(base_weight, spline_weight, spline_scaler).to(dtype)
         need_x, need_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:4])
-        wide = _wide(x)
+        wide = reference.widened(x)
         grad_x = torch.empty_like(wide) if need_x else None
         # Sums over many rows are kept in float32 whatever the products use.
         grad_weight = torch.zeros_like(weight, dtype=wide.dtype) if need_weight else None
@@ -168,11 +169,6 @@ class _KANLinear(torch.autograd.Function):
             None,
             None,
         )
-
-
-def _wide(x: Tensor) -> Tensor:
-    # Half precision cannot place an input between two knots.
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def _input_gradient(x: Tensor, grad_columns: Tensor, grid: tuple[int, int, Range]) -> Tensor:
@@ -210,12 +206,12 @@ def kan_linear(
     """See `kanscan.ops.bspline.kan_linear`."""
     grid = (grid_size, spline_order, grid_range)
     rows = x.reshape(-1, x.shape[-1])
-    kind = x.device.type
-    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    dtype = torch.get_autocast_dtype(kind) if autocast else base_weight.dtype
+    dtype = reference.product_dtype(x, base_weight)
     tensors = (rows, base_weight, spline_weight, spline_scaler)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         y = _KANLinear.apply(*tensors, grid, dtype)
     else:
-        y = forward_rows(_wide(rows), joint_weight(base_weight, spline_weight, spline_scaler).to(dtype), grid)
+        y = forward_rows(
+            reference.widened(rows), joint_weight(base_weight, spline_weight, spline_scaler).to(dtype), grid
+        )
     return y.view(*x.shape[:-1], base_weight.shape[0])

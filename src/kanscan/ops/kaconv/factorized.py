@@ -45,11 +45,17 @@ def ka_linear(
     """See `kanscan.ops.kaconv.ka_linear`."""
     if not x.numel():
         return reference.ka_linear(x, base_weight, spline_weight, input_weight, grid, spline_gradient)
-    base = F.linear(F.silu(x), base_weight)
+    base = F.linear(_silu(x, base_weight), base_weight)
     rows = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
     weight = None if input_weight is None else input_weight[:, None, None]
     spline = _spline(rows, spline_weight, weight, _point(grid), spline_gradient)
     return base + spline.permute(0, 2, 3, 1).reshape(base.shape).to(base.dtype)
+
+
+def _silu(x: Tensor, weight: Tensor) -> Tensor:
+    """Return SiLU(x), rounded once, in the dtype of the product with `weight`."""
+    dtype = recursion.product_dtype(x, weight)
+    return F.silu(x if x.dtype == dtype else recursion.widened(x)).to(dtype)
 
 
 def _point(grid: Grid) -> Setting:
@@ -66,7 +72,8 @@ def ka_conv(
 ) -> Tensor:
     """See `kanscan.ops.kaconv.ka_conv`."""
     # SiLU(0) = 0: zeros around the map are exact here.
-    base = F.conv2d(F.silu(x), base_weight, None, setting.stride, setting.padding, setting.dilation, setting.groups)
+    silu = _silu(x, base_weight)
+    base = F.conv2d(silu, base_weight, None, setting.stride, setting.padding, setting.dilation, setting.groups)
     return base + _spline(x, spline_weight, input_weight, setting, spline_gradient).to(base.dtype)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kanscan.ops.bspline import reference as bspline
 from kanscan.ops.kaconv.setting import Grid, Setting
+from kanscan.ops.selective_scan import without_autocast
 
 
 def ka_linear(
@@ -19,10 +20,20 @@ def ka_linear(
     spline_gradient: bool,
 ) -> Tensor:
     """See `kanscan.ops.kaconv.ka_linear`."""
-    basis = bspline.bspline_basis(x if spline_gradient else x.detach(), *grid)
-    if input_weight is not None:
-        basis = basis * input_weight.unsqueeze(-1)
-    return F.silu(x) @ base_weight.mT + basis.sum(-2) @ spline_weight.mT
+    dtype = bspline.product_dtype(x, base_weight)
+    x, base_weight, spline_weight, input_weight = _widened(x, base_weight, spline_weight, input_weight)
+    with without_autocast(x):
+        basis = bspline.bspline_basis(x if spline_gradient else x.detach(), *grid)
+        if input_weight is not None:
+            basis = basis * input_weight.unsqueeze(-1)
+        y = F.silu(x) @ base_weight.mT + basis.sum(-2) @ spline_weight.mT
+    return y.to(dtype)
+
+
+def _widened(x: Tensor, u: Tensor, v: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Return all of them in float32 at least."""
+    wide = torch.promote_types(bspline.widened(x).dtype, u.dtype)
+    return x.to(wide), u.to(wide), v.to(wide), None if weight is None else weight.to(wide)
 
 
 def ka_conv(
@@ -34,16 +45,20 @@ def ka_conv(
     spline_gradient: bool,
 ) -> Tensor:
     """See `kanscan.ops.kaconv.ka_conv`."""
-    taps = _windows(x, setting)
-    basis = bspline.bspline_basis(taps if spline_gradient else taps.detach(), *setting.grid)
-    if not setting.padding_contributes:
-        inside = _windows(torch.ones_like(x), setting)
-        basis = basis * inside.unsqueeze(-1)
-    if input_weight is not None:
-        basis = basis * input_weight.view(1, setting.groups, -1, 1, 1)
-    base = torch.einsum("bgjl,gij->bgil", F.silu(taps), base_weight.reshape(setting.groups, -1, taps.shape[2]))
-    spline = torch.einsum("bgjlk,gik->bgil", basis, spline_weight.view(setting.groups, -1, basis.shape[-1]))
-    return (base + spline).reshape(x.shape[0], -1, *setting.output_size(x.shape[2:]))
+    dtype, groups = bspline.product_dtype(x, base_weight), setting.groups
+    x, base_weight, spline_weight, input_weight = _widened(x, base_weight, spline_weight, input_weight)
+    with without_autocast(x):
+        taps = _windows(x, setting)
+        basis = bspline.bspline_basis(taps if spline_gradient else taps.detach(), *setting.grid)
+        if not setting.padding_contributes:
+            inside = _windows(torch.ones_like(x), setting)
+            basis = basis * inside.unsqueeze(-1)
+        if input_weight is not None:
+            basis = basis * input_weight.reshape(1, groups, -1, 1, 1)
+        base = torch.einsum("bgjl,gij->bgil", F.silu(taps), base_weight.reshape(groups, -1, taps.shape[2]))
+        spline = torch.einsum("bgjlk,gik->bgil", basis, spline_weight.reshape(groups, -1, basis.shape[-1]))
+    y = (base + spline).reshape(x.shape[0], base_weight.shape[0], *setting.output_size(x.shape[2:]))
+    return y.to(dtype)
 
 
 def _windows(x: Tensor, setting: Setting) -> Tensor:

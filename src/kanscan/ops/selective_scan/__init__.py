@@ -26,7 +26,9 @@ _SCAN: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
 }
 IMPLEMENTATIONS = {"selective_scan": _SCAN}
 
-Matrix = Float[Tensor, "e n"] | Float[Tensor, "b n l"] | Float[Tensor, "b g n l"]
+InputMatrix = Float[Tensor, "e n"] | Float[Tensor, "b n l"] | Float[Tensor, "b g n l"]
+#: Its groups need not be those of the input matrix.
+OutputMatrix = Float[Tensor, "e n"] | Float[Tensor, "b n l"] | Float[Tensor, "b groups n l"]
 
 
 @overload
@@ -71,8 +73,8 @@ def selective_scan(
     u: Float[Tensor, "b e l"],
     delta: Float[Tensor, "b e l"],
     A: Float[Tensor, "e n"],
-    B: Matrix,
-    C: Matrix,
+    B: InputMatrix,
+    C: OutputMatrix,
     D: Float[Tensor, " e"] | None = None,
     z: Float[Tensor, "b e l"] | None = None,
     delta_bias: Float[Tensor, " e"] | None = None,

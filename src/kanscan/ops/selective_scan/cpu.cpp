@@ -416,7 +416,7 @@ struct BackwardTask {
         store(sum_D + (k - from) * LANES, total_D);
         store(sum_bias + (k - from) * LANES, total_bias);
         store_tile(t.grad_input, grads.u, places, begin, channels(k), steps, grads.u.at(b, g, k * LANES),
-                   scan.shared() && g > 0);
+                   grads.shared(scan) && g > 0);
         store_tile(t.grad_delta, grads.delta, places, begin, channels(k), steps, grads.delta.at(b, g, k * LANES));
     }
 
@@ -433,7 +433,7 @@ struct BackwardTask {
 
 void backward(const Scan& scan, const Gradients& grads, int64_t threads) {
     // Groups that read the same u add to the same gradient, so one thread goes through all of them.
-    const int64_t apart = scan.shared() ? 1 : scan.groups, together = scan.groups / apart;
+    const int64_t apart = grads.shared(scan) ? 1 : scan.groups, together = scan.groups / apart;
     auto body = [&](int64_t index) {
         const int64_t split = index % scan.splits, first = index / scan.splits % apart * together;
         for (int64_t g = first; g < first + together; g++) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import lcm
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ def refusal(u: Tensor, B: Tensor, C: Tensor) -> str | None:
         return "the kernel computes in float32, and float64 was asked for"
     if B.ndim == 2 or C.ndim == 2:
         return "the kernel takes B and C that change with time, and one of them is constant"
+    if B.shape[-2] == 0:
+        return "the kernel has one state or more, and none were asked for"
     return None
 
 
@@ -96,9 +99,7 @@ def scan_groups(
 def _grouped(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
     """Give both matrices an axis of groups, the same number of them."""
     B, C = (t.unsqueeze(1) if t.ndim == 3 else t for t in (B, C))
-    groups = max(B.shape[1], C.shape[1])
-    if groups % B.shape[1] or groups % C.shape[1]:
-        groups = B.shape[1] * C.shape[1]
+    groups = lcm(B.shape[1], C.shape[1])
     B, C = (t if t.shape[1] == groups else t.repeat_interleave(groups // t.shape[1], dim=1) for t in (B, C))
     return B, C
 

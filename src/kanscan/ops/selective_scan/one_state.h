@@ -239,7 +239,7 @@ inline void one_state_task(const Scan& scan, const Gradients& grads, int64_t spl
     const int64_t row = chunk + 2 * LANES, group = b * scan.groups + g;
     float *B = kanscan_workspace(0, 8 * row), *C = B + row;
     Back back{nullptr, C + row, C + 2 * row, C + 3 * row, C + 4 * row, nullptr, nullptr, C + 5 * row, C + 6 * row,
-              scan.shared() && g > 0, {}, {}, {}};
+              grads.shared(scan) && g > 0, {}, {}, {}};
     Sums* sums = reinterpret_cast<Sums*>(kanscan_workspace(1, 4 * (to - from)));
     for (int64_t e = from; e < to; e++)
         sums[e - from] = {grads.last ? grads.last[group * scan.width + e] : 0, 0, 0, 0};
@@ -267,7 +267,7 @@ inline void one_state_task(const Scan& scan, const Gradients& grads, int64_t spl
 
 inline void one_state_backward(const Scan& scan, const Gradients& grads, int64_t threads) {
     // Groups that read the same u add to the same gradient, so one thread goes through all of them.
-    const int64_t apart = scan.shared() ? 1 : scan.groups, together = scan.groups / apart;
+    const int64_t apart = grads.shared(scan) ? 1 : scan.groups, together = scan.groups / apart;
     auto body = [&](int64_t index) {
         const int64_t split = index % scan.splits, first = index / scan.splits % apart * together;
         for (int64_t g = first; g < first + together; g++)

@@ -29,8 +29,6 @@ struct Scan {
     int64_t row() const { return row_of(states); }
     int64_t saved_size() const { return (width + 15) / 16 * 16 * states; }
     const int32_t* places(int64_t g, int64_t t) const { return order ? order + g * length + t : nullptr; }
-    // Whether all groups are views of one u; the gradient then has one group too.
-    bool shared() const { return groups > 1 && u.group == 0; }
     int64_t first_block(int64_t split) const { return split * blocks() / splits; }
     int64_t first_channel(int64_t split) const {
         const int64_t first = first_block(split) * LANES;
@@ -195,6 +193,10 @@ struct Gradients {
     View y, u, delta;                            // y comes in
     const float *last, *saved;                   // last comes in (or null), saved are the states from forward
     float *A, *D, *bias, *start, *B, *C;         // (batch, channels, ...); B and C (splits, batch, groups, states, length)
+
+    // Whether all groups add to one gradient of u: the caller passes one group of it, at the place of all of them. That u
+    // itself lies in memory once says nothing, since an expanded u has a gradient for each group.
+    bool shared(const Scan& scan) const { return scan.groups > 1 && u.group == 0; }
 };
 
 }  // namespace
