@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +90,27 @@ print("equal")
 """
     run = ask(code)
     assert run.stdout == "equal\n", run.stderr
+
+
+#: Compilers of other processors, or other compilers, and what makes them compile for ARM with NEON.
+CROSS_COMPILERS = {"aarch64-linux-gnu-g++": [], "clang++": ["--target=aarch64-linux-gnu"]}
+
+
+@pytest.mark.parametrize("kernels", ["bspline/cpu.cpp", "kaconv/cpu.cpp", "selective_scan/cpu.cpp", "native.cpp"])
+@pytest.mark.parametrize("compiler", CROSS_COMPILERS)
+def test_the_kernels_compile_for_arm(compiler: str, kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("aarch64-linux-gnu-g++") is None:
+        pytest.skip("no aarch64-linux-gnu-g++ on the path, which brings the headers for ARM")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler} on the path")
+    monkeypatch.setattr("setuptools.setup", lambda **_: None)
+    monkeypatch.chdir(REPOSITORY)
+    flags = runpy.run_path("setup.py")["FLAGS"]
+    # -O1: always-inline functions must be inlined, and it takes a third of the time.
+    call = [compiler, *CROSS_COMPILERS[compiler], *flags, "-O1", "-Wall", "-Werror", "-DKANSCAN_ISA=base"]
+    source = REPOSITORY / "src" / "kanscan" / "ops" / kernels
+    run = subprocess.run([*call, "-c", str(source), "-o", os.devnull], capture_output=True, text=True, timeout=200)
+    assert run.returncode == 0, run.stderr
 
 
 def test_the_sources_of_the_kernels_are_shipped() -> None:
