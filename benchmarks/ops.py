@@ -127,13 +127,19 @@ if __name__ == "__main__":
     chosen = sys.argv[1:] or ["kan_linear", "ka_conv"]
     if "kan_linear" in chosen:
         if not allocator():
-            demand_green("tests/ops/test_bspline.py", "tests/ops/test_native_kan_linear.py")
+            demand_green(
+                "tests/ops/test_bspline.py",
+                "tests/ops/test_native_kan_linear.py",
+                "tests/ops/test_accuracy_of_splines.py",
+            )
         begin("kan_linear")
         for work in WORK:
             kan(*work)
     if "ka_conv" in chosen:
         if not allocator():
-            demand_green("tests/ops/test_kaconv.py", "tests/ops/test_native_ka_conv.py")
+            demand_green(
+                "tests/ops/test_kaconv.py", "tests/ops/test_native_ka_conv.py", "tests/ops/test_accuracy_of_splines.py"
+            )
         begin("ka_conv")
         for job in MAPS:
             kaonv(*job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import os
 import platform
 import statistics
@@ -20,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 COLUMNS = ("work", "candidate", "ratio_to_floor", "floor", "median_ms", "min_ms", "max_ms")
 MEASURED = [f"src/kanscan/{floor}" for floor in ("ops", "layers", "models")] + ["benchmarks/*.py", "setup.py"]
+#: Tests of the scan that must be green before its speed, or that of a network made of it, is printed.
+SCAN_TESTS = [f"tests/ops/test_{name}.py" for name in ("selective_scan", "native_selective_scan", "accuracy_of_scans")]
 
 
 def demand_green(*tests: str) -> None:
@@ -50,14 +53,24 @@ def begin(*names: str) -> None:
             (RESULTS / f"{name}.csv").unlink(missing_ok=True)
 
 
-def interleave(candidates: dict[str, Callable[[], object]], rounds: int = 9) -> dict[str, tuple[float, float, float]]:
-    """Return name -> (median, smallest, largest) processor seconds; the order rotates from round to round."""
+def interleave(
+    candidates: dict[str, Callable[[], object]], rounds: int | dict[str, int] = 9
+) -> dict[str, tuple[float, float, float]]:
+    """Return name -> (median, smallest, largest) processor seconds; the order rotates from round to round.
+
+    A slow candidate may take part in fewer rounds than others: `rounds` then has a number for each, and those of the
+    slow one lie evenly between the others'.
+    """
     names = list(candidates)
+    wanted = rounds if isinstance(rounds, dict) else dict.fromkeys(names, rounds)
+    total = max(wanted.values(), default=0)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for name in names:
         candidates[name]()
-    for turn in range(rounds):
+    for turn in range(total):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            if (turn + 1) * wanted[name] // total == turn * wanted[name] // total:
+                continue
             start = time.process_time()
             candidates[name]()
             seconds[name].append(time.process_time() - start)
@@ -68,16 +81,26 @@ def peak_mib(run: Callable[[], object]) -> float:
     """Return by how much the resident memory of a forked process grows at most while it runs `run` (Linux only)."""
     reading, writing = os.pipe()
     if os.fork() == 0:
-        before = _status("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")
-        run()
-        os.write(writing, str(_status("VmHWM") - before).encode())
+        os.write(writing, str(own_peak_mib(run)).encode())
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading) as answer:
         grown = answer.read()
     os.wait()
-    return int(grown) / 1024
+    return float(grown)
+
+
+def own_peak_mib(run: Callable[[], object]) -> float:
+    """Return by how much the resident memory of this process grows at most while it runs `run` (Linux only).
+
+    For a process that does nothing else. A forked one must map the libraries again, a dozen MiB that are not the run's.
+    """
+    # What was freed before goes back to the system, or the run would be given it without growing.
+    getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
+    before = _status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    run()
+    return (_status("VmHWM") - before) / 1024
 
 
 def _status(key: str) -> int:

@@ -1,9 +1,15 @@
-"""The selective scan against the sequential reference, the log-depth form and the usual indexed loop."""
+"""The selective scan against the sequential reference, the log-depth form and the usual indexed loop.
+
+Memory is the growth of a fresh process that does one form's work alone, under the allocator as it is: what a process
+that has worked before, or keeps what it has freed, still needs is no measure of a form.
+`python benchmarks/scan.py [growth | memory]`
+"""
 
 from __future__ import annotations
 
 import csv
 import math
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -11,13 +17,14 @@ from functools import partial
 import torch
 from protocol import (
     RESULTS,
+    SCAN_TESTS,
     again_with_tuned_allocator,
     allocator,
     begin,
     demand_green,
     facts,
     interleave,
-    peak_mib,
+    own_peak_mib,
     record,
 )
 from torch import Tensor
@@ -30,6 +37,9 @@ from kanscan.ops.selective_scan.directions import directional_scan
 WORK = [(1, 192, 4096, 16), (1, 192, 4096, 1), (1, 64, 16384, 16), (8, 96, 16384, 1)]
 SHORT = (1, 192, 1024, 16)
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
+#: Side, channels and states of four directions over a map.
+DIRECTIONS = (64, 96, 16)
+IN_PLACE, COPIES, WITH_INPUTS = "kanscan cpu", "permuted copies, log-depth", "kanscan cpu, with its inputs"
 Scan = Callable[[dict[str, Tensor]], Tensor]
 
 
@@ -149,8 +159,8 @@ def growth() -> None:
     print((RESULTS / "selective_scan_growth.csv").read_text())
 
 
-def four_directions(side: int, channels: int, states: int) -> None:
-    """The scans of SS2D: reading pixels in place, against permuted copies of the map and the log-depth form."""
+def four_directions(side: int, channels: int, states: int) -> dict[str, Callable[[], None]]:
+    """Training steps of SS2D's scans: reading pixels in place, and permuted copies of the map in the log-depth form."""
     generator = torch.Generator().manual_seed(0)
     length = side * side
     order = torch.stack([order_index(name, (side, side)) for name in CROSS])
@@ -181,51 +191,64 @@ def four_directions(side: int, channels: int, states: int) -> None:
         leaves = {name: t.detach().requires_grad_() for name, t in given.items()}
         scan(**leaves).square().sum().backward()
 
-    candidates = {"kanscan cpu": partial(train, in_place), "permuted copies, log-depth": partial(train, copies)}
-    work = f"four directions {side}x{side} E{channels} N{states}, forward + backward"
-    record("selective_scan", work, interleave(candidates, 5), "kanscan cpu")
-    for name, run in candidates.items():
-        # With freed blocks kept, what a form takes is there already.
-        if not allocator():
-            record_memory(work, name, peak_mib(run), "")
+    return {IN_PLACE: partial(train, in_place), COPIES: partial(train, copies)}
 
 
-def record_memory(work: str, name: str, mib: float, against: str) -> None:
-    """Append a peak to the table of peaks."""
-    path = RESULTS / "selective_scan_memory.csv"
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
+def growth_mib(name: str) -> float:
+    """Return by how much a fresh process grows at most in one step of a form."""
+    run = subprocess.run([sys.executable, __file__, "--one", name], capture_output=True, text=True)
+    if run.returncode:
+        sys.exit(f"{name} failed:\n{run.stderr[-2000:]}")
+    return float(run.stdout.splitlines()[-1])
+
+
+def one(name: str) -> None:
+    """Print the growth of this process."""
+    # A small step first: what torch and its libraries load is not the form's.
+    if name == WITH_INPUTS:
+        both_ways(CANDIDATES["kanscan cpu"], draw(1, 4, 8, 16))
+        step = partial(both_ways, CANDIDATES["kanscan cpu"], draw(*WORK[0]))
+    else:
+        four_directions(4, 4, 16)[name]()
+        step = four_directions(*DIRECTIONS)[name]
+    print(own_peak_mib(step))
+
+
+def memory() -> None:
+    """Record the peaks of training steps; that of one scan against its inputs, outputs and gradients."""
+    given = draw(*WORK[0])
+    inputs = sum(t.numel() for t in given.values())
+    outside = 2 * inputs + 2 * given["u"].numel()
+    directions = "four directions {0}x{0} E{1} N{2}, forward + backward".format(*DIRECTIONS)
+    scan = "selective scan B{} E{} L{} N{}, forward + backward".format(*WORK[0])
+    rows = [(directions, IN_PLACE, growth_mib(IN_PLACE), ""), (directions, COPIES, growth_mib(COPIES), "")]
+    rows.append((scan, WITH_INPUTS, growth_mib(WITH_INPUTS) + inputs * 4 / 2**20, f"{outside * 4 / 2**20:.1f}"))
+    with (RESULTS / "selective_scan_memory.csv").open("w", newline="") as file:
         table = csv.writer(file)
-        if fresh:
-            table.writerow(["work", "candidate", "peak_mib", "inputs_and_outputs_mib", *facts()])
-        work = ", ".join(filter(None, (work, allocator())))
-        table.writerow([work, name, f"{mib:.1f}", against, *facts().values()])
-    print(f"  {work}: {name}: peak {mib:.1f} MiB {against}")
-
-
-def peak() -> None:
-    """Record the peak of the longest training step against its inputs, outputs and gradients."""
-    given = draw(1, 192, 4096, 16)
-    outside = sum(t.numel() for t in given.values()) * 2 + 2 * given["u"].numel()
-    run = partial(both_ways, CANDIDATES["kanscan cpu"], given)
-    grown = peak_mib(run) + sum(t.numel() for t in given.values()) * 4 / 2**20
-    work = "selective scan B1 E192 L4096 N16, forward + backward"
-    record_memory(work, "kanscan cpu, with its inputs", grown, f"{outside * 4 / 2**20:.1f}")
+        table.writerow(["work", "candidate", "peak_mib", "inputs_and_outputs_mib", *facts()])
+        for work, name, mib, against in rows:
+            table.writerow([work, name, f"{mib:.1f}", against, *facts().values()])
+    print((RESULTS / "selective_scan_memory.csv").read_text())
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if not allocator():
-        demand_green("tests/ops/test_selective_scan.py", "tests/ops/test_native_selective_scan.py")
-    if sys.argv[1:] == ["growth"]:
-        growth()
+    if sys.argv[1:2] == ["--one"]:
+        one(sys.argv[2])
         sys.exit()
-    begin("selective_scan", "selective_scan_memory")
+    if not allocator():
+        demand_green(*SCAN_TESTS)
+    parts = {"growth": growth, "memory": memory}
+    if sys.argv[1:]:
+        parts[sys.argv[1]]()
+        sys.exit()
+    begin("selective_scan")
     for shape in WORK:
         time_all(shape, CANDIDATES, rounds=5)
     time_all(SHORT, {**CANDIDATES, **SLOW}, rounds=3)
-    four_directions(64, 96, 16)
-    peak()
+    work = "four directions {0}x{0} E{1} N{2}, forward + backward".format(*DIRECTIONS)
+    record("selective_scan", work, interleave(four_directions(*DIRECTIONS), 5), "kanscan cpu")
     if not allocator():
+        memory()
         growth()
         again_with_tuned_allocator()

@@ -108,7 +108,11 @@ if __name__ == "__main__":
         one(sys.argv[2], int(sys.argv[3]))
     else:
         if not allocator():
-            demand_green("tests/ops/test_native_ka_conv.py", "tests/ops/test_native_kan_linear.py")
+            demand_green(
+                "tests/ops/test_native_ka_conv.py",
+                "tests/ops/test_native_kan_linear.py",
+                "tests/ops/test_accuracy_of_splines.py",
+            )
         begin("twins")
         if not allocator():
             begin("inference")

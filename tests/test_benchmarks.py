@@ -41,6 +41,27 @@ def test_ratios_follow_the_tables(draw: ModuleType):
     assert draw.shown([]) == "-"
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "results").glob("*_memory.csv")), ids=lambda p: p.name)
+def test_peaks_are_measured_where_they_can_be_seen(path: Path):
+    # With freed blocks kept, what a form takes may be there already.
+    with path.open(newline="") as file:
+        assert not any("tuned" in row["work"] for row in csv.DictReader(file))
+
+
+def test_slow_candidates_take_part_in_fewer_rounds(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from protocol import interleave
+
+    calls: list[str] = []
+    names = ("fast", "slow")
+    times = interleave({name: lambda name=name: calls.append(name) for name in names}, {"fast": 5, "slow": 2})
+    assert set(times) == set(names)
+    # One call of each to warm up, then turns.
+    assert (calls.count("fast"), calls.count("slow")) == (6, 3)
+    assert calls[2] == "fast"
+    assert "slow" not in calls[2:4]
+
+
 @pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "benchmarks" / "results").glob("*.csv")))
 def test_every_table_says_where_it_was_measured(name: str):
     with (ROOT / "benchmarks" / "results" / name).open(newline="") as file:
