@@ -27,7 +27,7 @@ INSTRUCTION_SETS = {
     # GCC 12 warns of its own header for this set.
     "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mprefer-vector-width=512", "-Wno-uninitialized"],
 }
-KERNELS = sorted(path.as_posix() for path in OPS.glob("*/cpu.cpp"))
+KERNELS = sorted(path.as_posix() for path in OPS.glob("*/*.cpp"))
 HEADERS = sorted(path.as_posix() for path in OPS.rglob("*.h"))
 
 

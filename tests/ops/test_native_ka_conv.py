@@ -17,6 +17,9 @@ pytestmark = pytest.mark.skipif(native.ABSENCE is not None, reason=f"compiled ke
 MAPS = [
     (2, 4, 5, 6, 3, 1, 3),
     (1, 16, 17, 13, 16, 1, 3),
+    (2, 35, 9, 11, 35, 35, 3),
+    (1, 40, 7, 9, 21, 1, 1),
+    (1, 36, 5, 8, 40, 2, 2),
     (2, 6, 1, 1, 6, 6, 3),
     (1, 5, 33, 19, 5, 5, 3),
     (1, 16, 40, 9, 1, 1, 1),
@@ -41,6 +44,7 @@ def draw(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
 
 
 def both_ways(op, tensors: list[torch.Tensor], dtype: torch.dtype, **options: object) -> list[torch.Tensor]:
+    # Clones keep the order of a tensor in memory.
     leaves = [t.to(dtype).clone().requires_grad_() for t in tensors]
     y = op(*leaves, **options)
     weights = torch.cos(torch.arange(y.numel(), dtype=torch.float64)).view_as(y).to(y.dtype)
@@ -53,10 +57,11 @@ def agree(ours: list[torch.Tensor], exact: list[torch.Tensor], tolerance: float 
         assert float((one.double() - other).norm()) <= tolerance * max(float(other.norm()), 1e-3)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("shape", MAPS)
 @pytest.mark.usefixtures("isa", "unwritten_is_nan")
-def test_values_and_gradients(shape: tuple[int, ...], window: tuple) -> None:
+def test_values_and_gradients(shape: tuple[int, ...], window: tuple, layout: torch.memory_format) -> None:
     batch, channels, height, width, outputs, groups, kernel = shape
     stride, padding, dilation, contributes, gradient, (size, order, span) = window
     if (
@@ -70,7 +75,11 @@ def test_values_and_gradients(shape: tuple[int, ...], window: tuple) -> None:
     weights = ((outputs, channels // groups, kernel, kernel), (outputs, size + order))
     tensors = draw((batch, channels, height, width), *weights)
     exact = both_ways(ka_conv, tensors, torch.float64, backend="reference", **options)
-    agree(both_ways(ka_conv, tensors, torch.float32, backend="cpu", **options), exact)
+    tensors[0] = tensors[0].to(memory_format=layout)
+    ours = both_ways(ka_conv, tensors, torch.float32, backend="cpu", **options)
+    agree(ours, exact)
+    if batch and height * width > 1 and channels > 1:
+        assert all(t.is_contiguous(memory_format=layout) for t in ours[:2])
 
 
 @pytest.mark.parametrize("gradient", [True, False])
@@ -163,9 +172,11 @@ def test_what_the_kernel_cannot_do_is_said() -> None:
         ka_conv(x, u, torch.zeros(3, 9), spline_order=4, backend="cpu")
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("groups", [1, 4])
-def test_opcheck(groups: int) -> None:
-    tensors = [t.requires_grad_() for t in draw((1, 4, 6, 5), (4, 4 // groups, 3, 3), (4, 8))]
+def test_opcheck(groups: int, layout: torch.memory_format) -> None:
+    x, *weights = draw((1, 4, 6, 5), (4, 4 // groups, 3, 3), (4, 8))
+    tensors = [t.requires_grad_() for t in (x.contiguous(memory_format=layout), *weights)]
     rest = ([1, 1], [1, 1], [1, 1], groups, True, True, 5, 3, -1.0, 1.0)
     torch.library.opcheck(torch.ops.kanscan.ka_conv.default, (*tensors, *rest))
     plain = [t.detach() for t in tensors]
@@ -179,7 +190,9 @@ def test_opcheck_of_the_linear_layer() -> None:
     rest = (True, 5, 3, -1.0, 1.0)
     torch.library.opcheck(torch.ops.kanscan.ka_linear.default, (*tensors, *rest))
     plain = [t.detach() for t in tensors]
-    torch.library.opcheck(torch.ops.kanscan.ka_linear_backward.default, (torch.randn(7, 3), *plain, *rest, True, False))
+    y, sums = torch.ops.kanscan.ka_linear(*plain, *rest)
+    backward = (torch.randn_like(y), *plain, sums, *rest, True, False)
+    torch.library.opcheck(torch.ops.kanscan.ka_linear_backward.default, backward)
 
 
 @pytest.mark.export
