@@ -66,6 +66,17 @@ ALWAYS_INLINE Vector at_most(float high, Vector v) {
 #endif
 }
 
+// Zero in place of negative numbers and of NaN.
+ALWAYS_INLINE Vector not_negative(Vector v) {
+#if defined(__AVX512F__)
+    return (Vector)_mm512_max_ps((__m512)v, _mm512_setzero_ps());
+#elif defined(__AVX2__)
+    return (Vector)_mm256_max_ps((__m256)v, _mm256_setzero_ps());
+#else
+    return v > 0.0f ? v : Vector{};
+#endif
+}
+
 #if defined(__AVX2__) && !defined(__AVX512F__)
 ALWAYS_INLINE __m256i first_lanes(int count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

@@ -34,7 +34,7 @@ ALWAYS_INLINE int64_t row_length(int64_t bases) {
 template <int P>
 ALWAYS_INLINE Vector place(Vector x, const Grid& grid, Integers& interval) {
     Vector s = (x - grid.low) * grid.per_unit + float(P + 1);
-    s = at_most(float(grid.bases + P + 1), s > 0.0f ? s : Vector{});
+    s = at_most(float(grid.bases + P + 1), not_negative(s));
     interval = __builtin_convertvector(s, Integers);
     return s - __builtin_convertvector(interval, Vector);
 }
@@ -79,19 +79,37 @@ ALWAYS_INLINE void slopes(Vector t, float per_unit, Vector* p) {
 #if defined(__AVX512F__)
 constexpr int64_t IN_REGISTERS = 8;  // bases at most whose sums, or coefficients, never leave the registers
 
-// Add pieces to the sums of eight bases: a piece goes to the lanes whose interval makes it a piece of that basis. Sums
-// beyond the last basis get what lies beyond the grid.
+// Pieces of places in different intervals, sorted by where they belong: of four bases in a row each gets exactly one piece,
+// so piece[r] is that of a basis r, r + 4 ..., and the masks say to which lanes basis k is one of the four.
+struct Sorted {
+    __m512 piece[4];
+    __m512i bit;
+
+    __mmask16 within(int k) const { return _mm512_test_epi32_mask(bit, _mm512_set1_epi32(0xf << (k + 1))); }
+};
+
+template <int P>
+ALWAYS_INLINE Sorted sorted(Integers interval, const Vector* p) {
+    // Piece m belongs to basis ends + m - 4. The pieces rotate by one place, and by two, where the bits of that number say so.
+    const __m512i ends = (__m512i)(interval + (3 - P)), one = _mm512_set1_epi32(1);
+    const __mmask16 odd = _mm512_test_epi32_mask(ends, one), second = _mm512_test_epi32_mask(ends, _mm512_set1_epi32(2));
+    __m512 turned[4];
+    Sorted s;
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++) turned[r] = _mm512_mask_blend_ps(odd, (__m512)p[r], (__m512)p[(r + 3) % 4]);
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++) s.piece[r] = _mm512_mask_blend_ps(second, turned[r], turned[(r + 2) % 4]);
+    s.bit = _mm512_sllv_epi32(one, ends);
+    return s;
+}
+
+// Add pieces to the sums of eight bases. Sums beyond the last basis get what lies beyond the grid.
 template <int P>
 ALWAYS_INLINE void add_pieces(Integers interval, const Vector* p, Vector* sums) {
-    __mmask16 within[IN_REGISTERS + P];
-#pragma GCC unroll 16
-    for (int i = 0; i < IN_REGISTERS + P; i++)
-        within[i] = _mm512_cmpeq_epi32_mask((__m512i)interval, _mm512_set1_epi32(i + 1));
+    const Sorted s = sorted<P>(interval, p);
 #pragma GCC unroll 8
     for (int k = 0; k < IN_REGISTERS; k++)
-#pragma GCC unroll 4
-        for (int m = 0; m <= P; m++)
-            sums[k] = (Vector)_mm512_mask_add_ps((__m512)sums[k], within[k + P - m], (__m512)sums[k], (__m512)p[m]);
+        sums[k] = (Vector)_mm512_mask_add_ps((__m512)sums[k], s.within(k), (__m512)sums[k], s.piece[k % 4]);
 }
 
 template <int P>

@@ -28,23 +28,12 @@ struct LaneCurves {
     ALWAYS_INLINE Vector at(Integers interval, const Vector* p) const {
 #if defined(__AVX512F__)
         if (few) {
-            __mmask16 within[IN_REGISTERS + P];
-#pragma GCC unroll 16
-            for (int i = 0; i < IN_REGISTERS + P; i++)
-                within[i] = _mm512_cmpeq_epi32_mask((__m512i)interval, _mm512_set1_epi32(i + 1));
-            Vector sums[P + 1] = {};
+            const Sorted s = sorted<P>(interval, p);
+            __m512 sums[2] = {};
 #pragma GCC unroll 8
-            for (int k = 0; k < IN_REGISTERS; k++) {
-                const Vector weight = load(rows + k * LANES);
-#pragma GCC unroll 4
-                for (int m = 0; m <= P; m++)
-                    sums[m] = (Vector)_mm512_mask3_fmadd_ps((__m512)p[m], (__m512)weight, (__m512)sums[m],
-                                                            within[k + P - m]);
-            }
-            Vector sum = sums[0];
-#pragma GCC unroll 4
-            for (int m = 1; m <= P; m++) sum += sums[m];
-            return sum;
+            for (int k = 0; k < IN_REGISTERS; k++)
+                sums[k / 4] = _mm512_mask3_fmadd_ps(s.piece[k % 4], (__m512)load(rows + k * LANES), sums[k / 4], s.within(k));
+            return (Vector)_mm512_add_ps(sums[0], sums[1]);
         }
 #endif
         int32_t places[LANES];
