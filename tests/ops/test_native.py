@@ -14,6 +14,7 @@ import pytest
 from kanscan.ops import backend, native
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+OPS = REPOSITORY / "src" / "kanscan" / "ops"
 needs_kernels = pytest.mark.skipif(native.ABSENCE is not None, reason=f"compiled kernels: {native.ABSENCE}")
 
 
@@ -96,9 +97,9 @@ print("equal")
 CROSS_COMPILERS = {"aarch64-linux-gnu-g++": [], "clang++": ["--target=aarch64-linux-gnu"]}
 
 
-@pytest.mark.parametrize("kernels", ["bspline/cpu.cpp", "kaconv/cpu.cpp", "selective_scan/cpu.cpp", "native.cpp"])
+@pytest.mark.parametrize("kernels", sorted(OPS.rglob("*.cpp")), ids=lambda path: str(path.relative_to(OPS)))
 @pytest.mark.parametrize("compiler", CROSS_COMPILERS)
-def test_the_kernels_compile_for_arm(compiler: str, kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernels_compile_for_arm(compiler: str, kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("aarch64-linux-gnu-g++") is None:
         pytest.skip("no aarch64-linux-gnu-g++ on the path, which brings the headers for ARM")
     if shutil.which(compiler) is None:
@@ -108,8 +109,7 @@ def test_the_kernels_compile_for_arm(compiler: str, kernels: str, monkeypatch: p
     flags = runpy.run_path("setup.py")["FLAGS"]
     # -O1: always-inline functions must be inlined, and it takes a third of the time.
     call = [compiler, *CROSS_COMPILERS[compiler], *flags, "-O1", "-Wall", "-Werror", "-DKANSCAN_ISA=base"]
-    source = REPOSITORY / "src" / "kanscan" / "ops" / kernels
-    run = subprocess.run([*call, "-c", str(source), "-o", os.devnull], capture_output=True, text=True, timeout=200)
+    run = subprocess.run([*call, "-c", str(kernels), "-o", os.devnull], capture_output=True, text=True, timeout=200)
     assert run.returncode == 0, run.stderr
 
 

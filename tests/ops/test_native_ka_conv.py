@@ -105,13 +105,14 @@ def test_layouts(groups: int) -> None:
     agree([y.detach(), *torch.autograd.grad(y, leaves, weights.expand_as(y))], [t.double() for t in expected], 1e-6)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.usefixtures("isa")
-def test_not_a_number_and_infinity_come_out(groups: int) -> None:
+def test_not_a_number_and_infinity_come_out(groups: int, layout: torch.memory_format) -> None:
     x, u, v = draw((1, 2, 6, 6), (2, 2 // groups, 3, 3), (2, 8))
     for value in (float("nan"), float("inf"), 1e38, -1e38):
         x[0, 0, 2, 2] = value
-        leaf = x.clone().requires_grad_()
+        leaf = x.contiguous(memory_format=layout).clone().requires_grad_()
         y = ka_conv(leaf, u, v, groups=groups, padding=1, spline_gradient=True, backend="cpu")
         (grad,) = torch.autograd.grad(y[..., 4:].sum(), leaf)
         if value != -1e38:
