@@ -65,6 +65,50 @@ def test_values_and_gradients(size: tuple[int, ...], softplus: bool) -> None:
     compare(both_ways(given, "cpu", softplus), both_ways(wide(given), "torch", softplus))
 
 
+@pytest.mark.usefixtures("isa", "unwritten_is_nan")
+def test_one_state_over_a_long_time() -> None:
+    # Longer than what a row is walked through at once, with a rest that fills no block.
+    given = arguments(1, 3, 16384 + 600, 1)
+    compare(both_ways(given, "cpu"), both_ways(wide(given), "torch"))
+
+
+@pytest.mark.usefixtures("isa", "unwritten_is_nan")
+def test_results_too_large_for_caches() -> None:
+    # They are stored past the caches; what a channel gets does not depend on how many there are.
+    given = {key: t for key, t in arguments(1, 520, 16384, 1).items() if key not in ("z", "initial_state")}
+    few = {
+        key: (t[:, 500:504] if key in ("u", "delta") else t[500:504]).detach().requires_grad_()
+        for key, t in given.items()
+        if key not in ("B", "C")
+    }
+    few |= {key: given[key] for key in ("B", "C")}
+    whole, part = (selective_scan(**t, delta_softplus=True, backend="cpu") for t in (given, few))
+    assert torch.equal(whole[:, 500:504], part)
+    above = torch.rand(1, 520, 16384)
+    ours = torch.autograd.grad(whole, (given["u"], given["delta"]), above)
+    expected = torch.autograd.grad(part, (few["u"], few["delta"]), above[:, 500:504].contiguous())
+    for grad, alone in zip(ours, expected, strict=True):
+        assert torch.equal(grad[:, 500:504], alone)
+
+
+@pytest.mark.parametrize("states", [1, 2, 16])
+@pytest.mark.usefixtures("isa", "unwritten_is_nan")
+def test_gradient_that_is_the_same_at_all_times(states: int) -> None:
+    # The gradient of a sum over time has no memory of its own.
+    given = arguments(2, 20, 600, states)
+    keys = [key for key in given if key != "z"]
+    weights = torch.rand(2, 20, 1)
+    for turned in (False, True):
+        inputs = {key: given[key] for key in keys}
+        if turned:
+            inputs["u"] = given["u"].detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+        y = selective_scan(**inputs, delta_softplus=True, backend="cpu")
+        ours = torch.autograd.grad(y, list(inputs.values()), weights.expand(2, 20, 600), retain_graph=True)
+        expected = torch.autograd.grad(y, list(inputs.values()), weights.expand(2, 20, 600).contiguous())
+        for key, grad, same in zip(keys, ours, expected, strict=True):
+            assert torch.allclose(grad, same, rtol=1e-5, atol=1e-5), key
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.usefixtures("isa", "unwritten_is_nan")
 def test_zero_order_hold(size: tuple[int, ...]) -> None:

@@ -159,20 +159,25 @@ _functions: dict[tuple[str, str], Any] = {}
 _C_TYPES: dict[type, Any] = {int: ctypes.c_int64, bool: ctypes.c_int64, float: ctypes.c_float}
 
 
-def call(name: str, *arguments: Tensor | int | float | None) -> None:
+def integers(numbers: Sequence[int]) -> ctypes.Array[ctypes.c_int64]:
+    """Return an array of 64-bit integers for `call`."""
+    return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
+def call(name: str, *arguments: Tensor | ctypes.Array[ctypes.c_int64] | int | float | None) -> None:
     """Run a kernel in the chosen instruction set.
 
     Args:
         name: Its name without the instruction set, such as "kan_forward".
-        arguments: In the order of the C interface. Tensors are passed as the address of their first element, None as
-            a null pointer, integers as 64 bits, numbers as float32; an argument keeps its kind from call to call. The
-            number of threads, a last 64-bit integer, is appended: it follows torch.
+        arguments: In the order of the C interface. Tensors and arrays are passed as the address of their first
+            element, None as a null pointer, integers as 64 bits, numbers as float32; an argument keeps its kind from
+            call to call. The number of threads, a last 64-bit integer, is appended: it follows torch.
     """
     function = _functions.get((name, INSTRUCTION_SET)) or _bind(name, arguments)
     function(*[a.data_ptr() if isinstance(a, Tensor) else a for a in arguments], torch.get_num_threads())
 
 
-def _bind(name: str, arguments: Sequence[Tensor | int | float | None]) -> Any:
+def _bind(name: str, arguments: Sequence[Tensor | ctypes.Array[ctypes.c_int64] | int | float | None]) -> Any:
     # A function object of its own: the library hands out the same one for every attribute access.
     function = _library()[f"kanscan_{name}_{INSTRUCTION_SET}"]
     function.restype = None

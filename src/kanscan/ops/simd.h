@@ -77,6 +77,23 @@ ALWAYS_INLINE Vector not_negative(Vector v) {
 #endif
 }
 
+// Store past the caches, at a multiple of a vector's size; `finish_past` makes it seen by other threads.
+ALWAYS_INLINE void store_past(float* p, Vector v) {
+#if defined(__AVX512F__)
+    _mm512_stream_ps(p, (__m512)v);
+#elif defined(__AVX2__)
+    _mm256_stream_ps(p, (__m256)v);
+#else
+    store(p, v);
+#endif
+}
+
+inline void finish_past() {
+#if defined(__AVX2__) || defined(__AVX512F__)
+    _mm_sfence();
+#endif
+}
+
 #if defined(__AVX2__) && !defined(__AVX512F__)
 ALWAYS_INLINE __m256i first_lanes(int count) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -143,24 +160,24 @@ ALWAYS_INLINE void polynomial(const float (&coefficients)[COUNT], const Vector* 
         for (int k = 0; k < K; k++) p[k] = p[k] * x[k] + coefficients[i];
 }
 
-// x = 2^x; 0 from about -150 down, infinity from 128 on, NaN stays NaN. AVX-512 splits x into floor and fraction and puts
-// the floor into the exponent, each in one instruction: a polynomial of degree 6 for 2^fraction (relative error 2e-9
-// before rounding). Elsewhere x = n + r with |r| <= 1/2, a polynomial of degree 5 for 2^r (relative error 9.2e-8 before
-// rounding), and n is added to the exponent; below -126.5 the result is 0 or next to it.
+// x = 2^x; 0 from about -150 down, infinity from 128 on, NaN stays NaN: x = n + r with |r| <= 1/2, a polynomial of
+// degree 5 for 2^r (relative error 9.4e-8 before rounding), and n goes into the exponent. AVX-512 rounds and scales in one
+// instruction each; the latter makes 0 and infinity of an infinite x, whose r is NaN. Elsewhere n is added to the
+// exponent, and below -126.5 the result is 0 or next to it.
 template <int K>
 ALWAYS_INLINE void exp2_each(Vector* x) {
+    constexpr float C[] = {0.00132694072f, 0.00967129413f, 0.0555071123f, 0.240222469f, 0.693147004f, 1.0f};
     Vector r[K], p[K];
 #if defined(__AVX512F__)
-    constexpr float C[] = {2.16129192e-4f, 1.24678458e-3f, 9.67545155e-3f, 5.54852821e-2f,
-                           2.40229309e-1f, 6.93147063e-1f, 1.0f};
 #pragma GCC unroll 8
-    for (int k = 0; k < K; k++)
-        r[k] = (Vector)_mm512_reduce_ps((__m512)x[k], _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    for (int k = 0; k < K; k++) {
+        const Vector n = (Vector)_mm512_roundscale_ps((__m512)x[k], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        r[k] = x[k] - n, x[k] = n;
+    }
     polynomial<K>(C, r, p);
 #pragma GCC unroll 8
     for (int k = 0; k < K; k++) x[k] = (Vector)_mm512_scalef_ps((__m512)p[k], (__m512)x[k]);
 #else
-    constexpr float C[] = {1.32647e-3f, 9.67151e-3f, 5.550734e-2f, 2.4022242e-1f, 6.9314698e-1f, 1.0f};
     const Vector magic = all(12582912.0f);  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
 #pragma GCC unroll 8
     for (int k = 0; k < K; k++) {
@@ -195,13 +212,44 @@ ALWAYS_INLINE Vector inverse_of(Vector x) {
 
 ALWAYS_INLINE Vector sigmoid_of(Vector x) { return inverse_of(1.0f + exp2_of(at_most(126.0f, x * -LOG2_E))); }
 
-// log(1 + z) for 0 <= z <= 1: z times a polynomial of degree 8, relative error 3.4e-8 before rounding.
+// z = log(1 + z) for 0 <= z < 1. AVX-512: z times a polynomial of degree 3, whose coefficients stand in tables for each
+// sixteenth (relative error 5.3e-8 before rounding): looking up takes other units than those that multiply. Elsewhere z
+// times one of degree 8 (relative error 3.4e-8).
 template <int K>
 ALWAYS_INLINE void log1p_each(Vector* z) {
+    Vector p[K];
+#if defined(__AVX512F__)
+    alignas(64) static constexpr float C[4][16] = {
+        {-0.226711065f, -0.187715039f, -0.157012761f, -0.132532179f, -0.112789251f, -0.0967028216f,
+         -0.0834730119f, -0.0724997669f, -0.0633271635f, -0.0556047671f, -0.049060341f, -0.0434803031f,
+         -0.0386955701f, -0.0345711522f, -0.0309984386f, -0.0278894044f},
+        {0.332444876f, 0.325272173f, 0.313862294f, 0.300170243f, 0.28542304f, 0.270388633f, 0.255541712f,
+         0.24116841f, 0.227432817f, 0.21442014f, 0.20216471f, 0.190668523f, 0.179913327f, 0.169868767f,
+         0.160497695f, 0.151759684f},
+        {-0.499989033f, -0.499530315f, -0.498101979f, -0.4955374f, -0.491855949f, -0.487164378f,
+         -0.48160404f, -0.475323081f, -0.468462467f, -0.461149663f, -0.453496426f, -0.445598751f,
+         -0.437537879f, -0.429381728f, -0.421186686f, -0.412999034f},
+        {1.0f, 0.999989808f, 0.999929607f, 0.999768734f, 0.999461591f, 0.998972774f, 0.998277783f,
+         0.997362137f, 0.996219158f, 0.994848549f, 0.993254781f, 0.991445661f, 0.989431202f, 0.987223089f,
+         0.984833717f, 0.982275963f},
+    };
+    __m512i place[K];
+#pragma GCC unroll 8
+    for (int k = 0; k < K; k++)  // 1.5 * 2^19: adding it leaves the number of the sixteenth in the low bits
+        place[k] = _mm512_castps_si512(
+            _mm512_add_round_ps((__m512)z[k], _mm512_set1_ps(786432.0f), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC));
+#pragma GCC unroll 8
+    for (int k = 0; k < K; k++) p[k] = (Vector)_mm512_permutexvar_ps(place[k], _mm512_load_ps(C[0]));
+#pragma GCC unroll 4
+    for (int i = 1; i < 4; i++)
+#pragma GCC unroll 8
+        for (int k = 0; k < K; k++)
+            p[k] = p[k] * z[k] + (Vector)_mm512_permutexvar_ps(place[k], _mm512_load_ps(C[i]));
+#else
     constexpr float C[] = {5.36482252e-3f, -3.00657859e-2f, 7.92045265e-2f, -1.37538017e-1f, 1.91536547e-1f,
                            -2.48571636e-1f, 3.33213226e-1f, -4.9999648e-1f, 1.0f};
-    Vector p[K];
     polynomial<K>(C, z, p);
+#endif
 #pragma GCC unroll 8
     for (int k = 0; k < K; k++) z[k] *= p[k];
 }
@@ -255,6 +303,45 @@ ALWAYS_INLINE void transpose(Vector* v) {
             v[i][j] = v[j][i];
             v[j][i] = kept;
         }
+#endif
+}
+
+// Turn four vectors v[i][4 q + k] into v[k][4 q + i]: one transpose for each four lanes.
+ALWAYS_INLINE void transpose_fours(Vector* v) {
+#if defined(__AVX512F__)
+    const __m512 a = _mm512_unpacklo_ps((__m512)v[0], (__m512)v[1]), b = _mm512_unpackhi_ps((__m512)v[0], (__m512)v[1]);
+    const __m512 c = _mm512_unpacklo_ps((__m512)v[2], (__m512)v[3]), d = _mm512_unpackhi_ps((__m512)v[2], (__m512)v[3]);
+    v[0] = (Vector)_mm512_unpacklo_pd((__m512d)a, (__m512d)c), v[1] = (Vector)_mm512_unpackhi_pd((__m512d)a, (__m512d)c);
+    v[2] = (Vector)_mm512_unpacklo_pd((__m512d)b, (__m512d)d), v[3] = (Vector)_mm512_unpackhi_pd((__m512d)b, (__m512d)d);
+#elif defined(__AVX2__)
+    const __m256 a = _mm256_unpacklo_ps((__m256)v[0], (__m256)v[1]), b = _mm256_unpackhi_ps((__m256)v[0], (__m256)v[1]);
+    const __m256 c = _mm256_unpacklo_ps((__m256)v[2], (__m256)v[3]), d = _mm256_unpackhi_ps((__m256)v[2], (__m256)v[3]);
+    v[0] = (Vector)_mm256_unpacklo_pd((__m256d)a, (__m256d)c), v[1] = (Vector)_mm256_unpackhi_pd((__m256d)a, (__m256d)c);
+    v[2] = (Vector)_mm256_unpacklo_pd((__m256d)b, (__m256d)d), v[3] = (Vector)_mm256_unpackhi_pd((__m256d)b, (__m256d)d);
+#else
+    transpose(v);
+#endif
+}
+
+// Move lane 4 k + q, with LANES / 4 numbers q for each of four k, from or to where lane 4 q + k is.
+ALWAYS_INLINE Vector fours_apart(Vector v) {
+#if defined(__AVX512F__)
+    const __m512i from = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return (Vector)_mm512_permutexvar_ps(from, (__m512)v);
+#elif defined(__AVX2__)
+    return (Vector)_mm256_permutevar8x32_ps((__m256)v, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+#else
+    return v;
+#endif
+}
+
+ALWAYS_INLINE Vector fours_together(Vector v) {
+#if defined(__AVX512F__)
+    return fours_apart(v);
+#elif defined(__AVX2__)
+    return (Vector)_mm256_permutevar8x32_ps((__m256)v, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+#else
+    return v;
 #endif
 }
 

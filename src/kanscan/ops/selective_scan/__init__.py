@@ -126,11 +126,13 @@ def selective_scan(
     check_arguments(u, delta, A, B, C, D, z, delta_bias, initial_state, discretization)
     implementation = choose_scan(u, B, C, backend)
     wide = torch.float64 if u.dtype == torch.float64 else torch.float32
-    required = [t.to(wide) for t in (u, delta, A, B, C)]
-    optional = [None if t is None else t.to(wide) for t in (D, z, delta_bias, initial_state)]
+    # A call of `to` costs some microseconds even where there is nothing to do.
+    required = [t if t.dtype == wide else t.to(wide) for t in (u, delta, A, B, C)]
+    optional = [t if t is None or t.dtype == wide else t.to(wide) for t in (D, z, delta_bias, initial_state)]
     with without_autocast(u):
         y, last = implementation(*required, *optional, delta_softplus=delta_softplus, discretization=discretization)
-    return (y.to(u.dtype), last) if return_last_state else y.to(u.dtype)
+    y = y if y.dtype == u.dtype else y.to(u.dtype)
+    return (y, last) if return_last_state else y
 
 
 def choose_scan(u: Tensor, B: Tensor, C: Tensor, backend: str) -> Callable[..., tuple[Tensor, Tensor]]:

@@ -8,7 +8,7 @@
 // an order of its own for each group: directions over a map are groups that read the same pixels in other orders.
 #include <type_traits>
 
-#include "one_state.h"
+#include "one_state_backward.h"
 #include "scan.h"
 
 namespace {
@@ -484,7 +484,7 @@ KANSCAN_EXPORT void KANSCAN_NAME(kanscan_scan_backward)(const int64_t* numbers, 
     const Gradients grads{view_of(grad_y, numbers + 25), view_of(grad_u, numbers + 29),
                           view_of(grad_delta, numbers + 33), grad_last, saved, grad_A, grad_D, grad_bias, grad_start,
                           grad_B, grad_C};
-    if (along_time(scan, grads.y) && along_time(scan, grads.u) && along_time(scan, grads.delta))
+    if ((grads.y.time == 0 || along_time(scan, grads.y)) && along_time(scan, grads.u) && along_time(scan, grads.delta))
         return one_state_backward(scan, grads, threads);
     backward(scan, grads, threads);
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from math import lcm
 from typing import Any
 
@@ -91,7 +93,9 @@ def scan_groups(
     tensors = (u, delta, A, B, C, D, delta_bias, initial_state)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     given = [t for t in (*tensors, order) if t is not None]
-    run = _Outright.apply if native.outright(*given) else _forward
+    run: Callable[..., tuple[Tensor, Tensor, Tensor]] = _forward
+    if native.outright(*given):
+        run = _Outright.apply if keep else _apply_forward
     y, last, _ = run(*tensors, order, delta_softplus, discretization == "zoh", chunk_length(A.shape[1]), keep)
     return y, last
 
@@ -217,8 +221,9 @@ def _apply_backward(
     written = (grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias, grad_start)
     native.settle(grad_u, grad_delta)
     native.call("scan_backward", numbers, *scan_inputs, kept, read[4], grad_last.contiguous(), *written)
-    whole_B, whole_C = (t[0] if splits == 1 else t.sum(0) for t in (grad_B, grad_C))
-    return [grad_u, grad_delta, grad_A.sum(0), whole_B, whole_C, grad_D.sum(0), grad_bias.sum(0), grad_start]
+    parts = (grad_A, grad_B, grad_C, grad_D, grad_bias)
+    whole = (t[0] if t.shape[0] == 1 else t.sum(0) for t in parts)
+    return [grad_u, grad_delta, *whole, grad_start]
 
 
 _backward = torch.library.custom_op(
@@ -292,7 +297,8 @@ class _Outright(torch.autograd.Function):
 
 def _readable(t: Tensor, order: Tensor | None) -> Tensor:
     """Return `t` itself where the kernel can read vectors along channels or time, and a copy elsewhere."""
-    if t.stride(2) == 1:
+    # Stride 0: the same at all times, as the gradient of a sum is.
+    if t.stride(2) == 1 or t.stride(3) == 0:
         return t
     if order is not None:
         return t.transpose(2, 3).contiguous().transpose(2, 3)
@@ -316,10 +322,10 @@ def _splits(u: Tensor, delta: Tensor) -> int:
 
 def _numbers(
     delta: Tensor, B: Tensor, chunk: int, splits: int, delta_softplus: bool, zoh: bool, views: list[Tensor]
-) -> Tensor:
+) -> ctypes.Array[ctypes.c_int64]:
     """Put sizes and strides into the order the kernel reads them in; a lone group is at the place of all of them."""
     strides: list[int] = []
     for t in views:
         batch, group, *rest = t.stride()
         strides += [batch, group if t.shape[1] == delta.shape[1] > 1 else 0, *rest]
-    return torch.tensor([*delta.shape, B.shape[2], chunk, splits, delta_softplus, zoh, *strides])
+    return native.integers([*delta.shape, B.shape[2], chunk, splits, delta_softplus, zoh, *strides])

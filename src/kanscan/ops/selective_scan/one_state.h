@@ -1,118 +1,223 @@
-// The scan with one state, where time is contiguous: a vector holds LANES times of one channel, so that nothing has to be
-// turned into tiles. Within a vector the recurrence h = a h + b is composed with itself 1, 2, 4.. steps apart.
+// The scan with one state, where time is contiguous: a vector holds LANES times of one channel, so that nothing has to
+// be turned into tiles. A chunk of a row goes through in passes, each over all of it, with what they hand on in the
+// first-level cache: a processor looks ahead by some hundred instructions only, so short chains side by side keep its
+// units busy where one long chain from the step to the result does not.
+//
+// In the recurrence, four times that follow each other are brought to the same lane of four vectors. They are composed
+// one after the other, then all lanes 1, 2, 4.. groups of four apart, and the state before each group goes back to it.
 #pragma once
+
+#include <type_traits>
 
 #include "scan.h"
 
 namespace {
+
+constexpr int64_t BLOCK = 4 * LANES;
 
 // Whether this form serves: one state, no order, time contiguous. Too few lanes are not worth it.
 inline bool along_time(const Scan& scan, const View& other) {
     return LANES >= 8 && scan.states == 1 && !scan.order && scan.u.time == 1 && scan.delta.time == 1 && other.time == 1;
 }
 
-// b_t becomes a_t b_(t-1) + b_t and so on over all lanes before t, a_t their product; K vectors side by side.
-template <int K, int BY = 1>
-ALWAYS_INLINE void compose(Vector* a, Vector* b) {
+// b_t becomes a_t b_(t-1) + b_t and so on over all lanes before t, a_t their product.
+template <int BY = 1>
+ALWAYS_INLINE void compose(Vector& a, Vector& b) {
     if constexpr (BY < LANES) {
-#pragma GCC unroll 8
-        for (int k = 0; k < K; k++) b[k] += a[k] * later<BY>(b[k], Vector{});
-#pragma GCC unroll 8
-        for (int k = 0; k < K; k++) a[k] *= later<BY>(a[k], all(1.0f));
-        compose<K, 2 * BY>(a, b);
+        b += a * later<BY>(b, Vector{});
+        a *= later<BY>(a, all(1.0f));
+        compose<2 * BY>(a, b);
     }
 }
 
 // The same from the last lane to the first.
-template <int K, int BY = 1>
-ALWAYS_INLINE void compose_back(Vector* a, Vector* b) {
+template <int BY = 1>
+ALWAYS_INLINE void compose_back(Vector& a, Vector& b) {
     if constexpr (BY < LANES) {
-#pragma GCC unroll 8
-        for (int k = 0; k < K; k++) b[k] += a[k] * earlier<BY>(b[k], Vector{});
-#pragma GCC unroll 8
-        for (int k = 0; k < K; k++) a[k] *= earlier<BY>(a[k], all(1.0f));
-        compose_back<K, 2 * BY>(a, b);
+        b += a * earlier<BY>(b, Vector{});
+        a *= earlier<BY>(a, all(1.0f));
+        compose_back<2 * BY>(a, b);
     }
 }
 
-// One channel, and where its chunk begins.
+// b becomes the states of a block whose decays are a; `carry` has, in all lanes, the state before it and then the last.
+ALWAYS_INLINE void recur(Vector* a, Vector* b, Vector& carry) {
+    transpose_fours(a), transpose_fours(b);
+#pragma GCC unroll 4
+    for (int i = 1; i < 4; i++) b[i] += a[i] * b[i - 1], a[i] *= a[i - 1];
+    Vector product = fours_together(a[3]), state = fours_together(b[3]);
+    compose(product, state);
+    state += product * carry;
+    const Vector before = fours_apart(later<1>(state, carry));
+    carry = last_of(state);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) b[i] += a[i] * before;
+    transpose_fours(b);
+}
+
+// The same from the last time to the first.
+ALWAYS_INLINE void recur_back(Vector* a, Vector* b, Vector& carry) {
+    transpose_fours(a), transpose_fours(b);
+#pragma GCC unroll 4
+    for (int i = 2; i >= 0; i--) b[i] += a[i] * b[i + 1], a[i] *= a[i + 1];
+    Vector product = fours_together(a[0]), state = fours_together(b[0]);
+    compose_back(product, state);
+    state += product * carry;
+    const Vector behind = fours_apart(earlier<1>(state, carry));
+    carry = first_of(state);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) b[i] += a[i] * behind;
+    transpose_fours(b);
+}
+
+// What does not change along a row.
 struct Channel {
-    const float *u, *delta, *B, *C;
     Vector bias, D, rate, inverse;
 
-    Channel(const Scan& scan, int64_t b, int64_t g, int64_t e, int64_t begin, const float* B, const float* C)
-        : u(scan.u.at(b, g, e) + begin), delta(scan.delta.at(b, g, e) + begin), B(B), C(C) {
-        const int64_t channel = g * scan.width + e;
+    Channel(const Scan& scan, int64_t channel) {
         bias = all(scan.bias ? scan.bias[channel] : 0), D = all(scan.D ? scan.D[channel] : 0);
         rate = all(scan.A[channel] * LOG2_E);
         inverse = all(scan.A[channel] == 0 ? 0 : 1 / scan.A[channel]);
     }
 };
 
-// K vectors of the recurrence.
-template <int K, bool HOLD>
-struct Walk {
-    Vector value[K], step[K], slope[K], decay[K], h[K];
+// Rows of a chunk: step sizes, their slopes (in the end), decays, and what enters the state.
+struct Rows {
+    float *step, *slope, *decay, *input;
 
-    ALWAYS_INLINE Walk(const Channel& c, int64_t t, int count, bool softplus, Vector& carry) {
-        Vector product[K], e[K];
-#pragma GCC unroll 8
-        for (int k = 0; k < K; k++) {
-            value[k] = load_first(c.u + t + k * LANES, K > 1 ? LANES : count);
-            step[k] = load_first(c.delta + t + k * LANES, K > 1 ? LANES : count) + c.bias;
-            slope[k] = step[k];
-        }
-        if (softplus) {
-            softplus_each<K>(step, e);
-#pragma GCC unroll 8
-            for (int k = 0; k < K; k++) slope[k] = softplus_slope(slope[k], e[k]);
-        } else {
-#pragma GCC unroll 8
-            for (int k = 0; k < K; k++) slope[k] = all(1.0f);
-        }
-#pragma GCC unroll 8
-        for (int k = 0; k < K; k++) decay[k] = step[k] * c.rate;
-        exp2_each<K>(decay);
-#pragma GCC unroll 8
-        for (int k = 0; k < K; k++) {
-            Vector gain = step[k];
-            if constexpr (HOLD) gain = hold_gain(step[k], step[k] * c.rate * (1 / LOG2_E), decay[k], c.inverse);
-            h[k] = gain * value[k] * load(c.B + t + k * LANES), product[k] = decay[k];
-        }
-        compose<K>(product, h);
-#pragma GCC unroll 8
-        for (int k = 0; k < K; k++) h[k] += product[k] * carry, carry = last_of(h[k]);
+    // Some space between the rows, and around the last: the state before the first time, and a rest of a chunk.
+    static int64_t row(int64_t chunk) { return (chunk + LANES - 1) / LANES * LANES + 2 * BLOCK; }
+    static int64_t size(int64_t chunk) { return 4 * row(chunk); }
+    Rows(float* memory, int64_t chunk) {
+        step = memory, slope = step + row(chunk), decay = slope + row(chunk), input = decay + row(chunk) + LANES;
     }
 };
 
-template <int K, bool HOLD>
-ALWAYS_INLINE void forward_some(const Channel& c, int64_t t, int count, bool softplus, Vector& carry, float* y) {
-    const Walk<K, HOLD> walk(c, t, count, softplus, carry);
-#pragma GCC unroll 8
-    for (int k = 0; k < K; k++) {
-        const int64_t at = t + k * LANES;
-        store_first(y + at, walk.h[k] * load(c.C + at) + c.D * walk.value[k], K > 1 ? LANES : count);
-    }
-    if (K == 1 && count < LANES) carry = all(walk.h[0][count - 1]);
+// Four vectors of step sizes on their way: exp(-|x|) into the place of the slope.
+ALWAYS_INLINE void begin_steps(const Channel& c, const float* delta, float* slope) {
+    Vector e[4];
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) e[k] = load(delta + k * LANES) + c.bias;
+    softplus_begin<4>(e);
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) store(slope + k * LANES, e[k]);
 }
 
-template <bool HOLD, bool SOFTPLUS>
-void forward_channel(const Channel& channel, int64_t steps, float& state, float* y) {
-    // A copy that no store can change stays in registers.
+template <bool SOFTPLUS, bool BACK>
+ALWAYS_INLINE void finish_steps(const Channel& c, const float* delta, float* step, float* slope) {
+    Vector x[4], e[4], log[4];
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) x[k] = load(delta + k * LANES) + c.bias;
+    if constexpr (SOFTPLUS) {
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) log[k] = e[k] = load(slope + k * LANES);
+        log1p_each<4>(log);
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) {
+        store(step + k * LANES, SOFTPLUS ? at_least(0.0f, x[k]) + log[k] : x[k]);
+        if (BACK) store(slope + k * LANES, SOFTPLUS ? softplus_slope(x[k], e[k]) : all(1.0f));
+    }
+}
+
+template <bool HOLD>
+ALWAYS_INLINE void enter(const Channel& c, const float* u, const float* B, const float* step, float* decay,
+                         float* input) {
+    Vector a[4];
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) a[k] = load(step + k * LANES) * c.rate;
+    exp2_each<4>(a);
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) {
+        Vector gain = load(step + k * LANES);
+        if constexpr (HOLD) gain = hold_gain(gain, gain * c.rate * (1 / LOG2_E), a[k], c.inverse);
+        store(decay + k * LANES, a[k]), store(input + k * LANES, gain * load(u + k * LANES) * load(B + k * LANES));
+    }
+}
+
+// Bring what a row is read or written at later on into the second-level cache; there is room for it to wait.
+ALWAYS_INLINE void fetch(const float* p) {
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) __builtin_prefetch(p + k * LANES, 0, 2);
+}
+
+// All that comes before the recurrence, over whole blocks. On the way, a little in each pass, what lies `next` numbers
+// ahead is brought nearer, and that of another row.
+template <bool HOLD, bool SOFTPLUS, bool BACK>
+ALWAYS_INLINE void prepare(const Channel& c, const float* u, const float* delta, const float* B, int64_t steps,
+                           const Rows& rows, int64_t next, const float* other) {
+    if constexpr (SOFTPLUS)
+        for (int64_t t = 0; t < steps; t += BLOCK) {
+            begin_steps(c, delta + t, rows.slope + t);
+            fetch(delta + next + t);
+        }
+    for (int64_t t = 0; t < steps; t += BLOCK) {
+        finish_steps<SOFTPLUS, BACK>(c, delta + t, rows.step + t, rows.slope + t);
+        if (!SOFTPLUS) fetch(delta + next + t);
+        fetch(u + next + t);
+    }
+    for (int64_t t = 0; t < steps; t += BLOCK) {
+        enter<HOLD>(c, u + t, B + t, rows.step + t, rows.decay + t, rows.input + t);
+        if (other) fetch(other + next + t);
+    }
+}
+
+// The rest of a row that fills no block, with zeros behind it.
+struct Rest {
+    alignas(64) float numbers[BLOCK];
+    Rest(const float* p, int64_t count) {
+        for (int64_t t = 0; t < BLOCK; t++) numbers[t] = t < count ? p[t] : 0;
+    }
+};
+
+// Times behind the end leave the state as it is, and nothing comes back from them.
+inline void end_at(const Rows& rows, int64_t steps) {
+    for (int64_t t = steps; t < steps + BLOCK; t++)
+        rows.decay[t] = 1, rows.step[t] = rows.slope[t] = rows.input[t] = 0;
+}
+
+template <bool STREAM>
+ALWAYS_INLINE void forward_block(const Channel& c, const float* u, const float* C, const float* decay,
+                                 const float* input, Vector& carry, float* y) {
+    Vector a[4], h[4];
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) a[k] = load(decay + k * LANES), h[k] = load(input + k * LANES);
+    recur(a, h, carry);
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) {
+        const Vector out = h[k] * load(C + k * LANES) + c.D * load(u + k * LANES);
+        STREAM ? store_past(y + k * LANES, out) : store(y + k * LANES, out);
+    }
+}
+
+// One channel through one chunk; `next` is where the chunk lies that comes after it, seen from this one.
+template <bool HOLD, bool SOFTPLUS, bool STREAM>
+void forward_row(const Channel& channel, const float* u, const float* delta, const float* B, const float* C,
+                 int64_t steps, int64_t next, const Rows& places, float& state, float* y) {
+    // Copies that no store can change stay in registers.
     const Channel c = channel;
+    const Rows rows = places;
     Vector carry = all(state);
-    int64_t t = 0;
-    for (; t + 4 * LANES <= steps; t += 4 * LANES) forward_some<4, HOLD>(c, t, LANES, SOFTPLUS, carry, y);
-    for (; t < steps; t += LANES)
-        forward_some<1, HOLD>(c, t, steps - t < LANES ? int(steps - t) : LANES, SOFTPLUS, carry, y);
+    const int64_t whole = steps / BLOCK * BLOCK, rest = steps - whole;
+    prepare<HOLD, SOFTPLUS, false>(c, u, delta, B, whole, rows, next, STREAM ? nullptr : y);
+    for (int64_t t = 0; t < whole; t += BLOCK)
+        forward_block<STREAM>(c, u + t, C + t, rows.decay + t, rows.input + t, carry, y + t);
+    if (rest) {
+        const Rest value(u + whole, rest), by(delta + whole, rest);
+        alignas(64) float out[BLOCK];
+        prepare<HOLD, SOFTPLUS, false>(c, value.numbers, by.numbers, B + whole, BLOCK, rows, 0, nullptr);
+        end_at(rows, rest);
+        forward_block<false>(c, value.numbers, C + whole, rows.decay, rows.input, carry, out);
+        std::memcpy(y + whole, out, rest * sizeof(float));
+    }
     state = carry[0];
 }
 
-// Rows of B and C of a chunk, with zeros behind their end.
+// Rows of B and C over some time, with zeros behind their end.
 inline void load_rows(const Scan& scan, int64_t b, int64_t g, int64_t begin, int64_t steps, float* B, float* C) {
     load_matrix(scan, scan.B, b, g, begin, steps, B);
     load_matrix(scan, scan.C, b, g, begin, steps, C);
-    store(B + steps, Vector{}), store(C + steps, Vector{});
+    std::memset(B + steps, 0, BLOCK * sizeof(float)), std::memset(C + steps, 0, BLOCK * sizeof(float));
 }
 
 // The place of a channel's kept state.
@@ -120,160 +225,54 @@ inline int64_t kept(const Scan& scan, int64_t b, int64_t c, int64_t g, int64_t e
     return ((b * scan.num_chunks() + c) * scan.groups + g) * scan.saved_size() + e;
 }
 
+// Chunks that a row is walked through before the next row: reading far ahead in one row pays, and B and C of as long a
+// time stay in the second-level cache.
+inline int64_t chunks_in_turn(const Scan& scan) { return scan.chunk < 16384 ? 16384 / scan.chunk : 1; }
+
+// Whether results are stored past the caches: more than stays there until it is read, in whole vectors at their places.
+inline bool passes_by(const Scan& scan, const View& y) {
+    const int64_t odd = scan.chunk | y.batch | y.group | y.channel | int64_t(reinterpret_cast<uintptr_t>(y.data) / 4);
+    return scan.batch * scan.groups * scan.width * scan.length >= int64_t(1) << 23 && odd % LANES == 0;
+}
+
 inline void one_state_forward(const Scan& scan, const View& y, float* last, float* saved, int64_t threads) {
-    const int64_t chunk = scan.chunk;
-    auto channel_of = forward_channel<false, false>;
-    if (scan.hold) channel_of = scan.softplus ? forward_channel<true, true> : forward_channel<true, false>;
-    if (!scan.hold && scan.softplus) channel_of = forward_channel<false, true>;
+    const int64_t chunk = scan.chunk, turn = chunks_in_turn(scan);
+    const int64_t row = (turn * chunk + LANES - 1) / LANES * LANES + BLOCK;
+    auto row_of = [&](auto stream) {
+        constexpr bool STREAM = decltype(stream)::value;
+        if (scan.hold) return scan.softplus ? forward_row<true, true, STREAM> : forward_row<true, false, STREAM>;
+        return scan.softplus ? forward_row<false, true, STREAM> : forward_row<false, false, STREAM>;
+    };
+    const bool past = passes_by(scan, y);
+    const auto walk = past ? row_of(std::true_type()) : row_of(std::false_type());
     auto body = [&](int64_t task) {
         const int64_t split = task % scan.splits, g = task / scan.splits % scan.groups;
         const int64_t b = task / scan.splits / scan.groups;
         const int64_t from = scan.first_channel(split), to = scan.first_channel(split + 1);
-        float *B = kanscan_workspace(0, 2 * (chunk + LANES)), *C = B + chunk + LANES;
+        float *B = kanscan_workspace(0, 2 * row + Rows::size(chunk)), *C = B + row;
+        const Rows rows(C + row, chunk);
         float* states = last + (b * scan.groups + g) * scan.width;
         for (int64_t e = from; e < to; e++)
             states[e] = scan.start ? scan.start[(b * scan.groups + g) * scan.width + e] : 0;
-        for (int64_t c = 0; c < scan.num_chunks(); c++) {
-            const int64_t begin = c * chunk, steps = scan.length - begin < chunk ? scan.length - begin : chunk;
-            load_rows(scan, b, g, begin, steps, B, C);
-            if (saved) std::memcpy(saved + kept(scan, b, c, g, from), states + from, (to - from) * sizeof(float));
-            for (int64_t e = from; e < to; e++)
-                channel_of(Channel(scan, b, g, e, begin, B, C), steps, states[e],
-                           const_cast<float*>(y.at(b, g, e)) + begin);
+        for (int64_t first = 0; first < scan.num_chunks(); first += turn) {
+            const int64_t start = first * chunk, left = scan.length - start;
+            const int64_t end = left < turn * chunk ? scan.length : start + turn * chunk;
+            load_rows(scan, b, g, start, end - start, B, C);
+            for (int64_t e = from; e < to; e++) {
+                const Channel channel(scan, g * scan.width + e);
+                const float *u = scan.u.at(b, g, e), *delta = scan.delta.at(b, g, e);
+                float* out = const_cast<float*>(y.at(b, g, e));
+                for (int64_t t = start; t < end; t += chunk) {
+                    if (saved) saved[kept(scan, b, t / chunk, g, e)] = states[e];
+                    const int64_t at = t - start, next = t + chunk < end ? chunk : scan.u.channel - at;
+                    walk(channel, u + t, delta + t, B + at, C + at, end - t < chunk ? end - t : chunk, next, rows,
+                         states[e], out + t);
+                }
+            }
         }
+        if (past) finish_past();
     };
     parallel(scan.batch * scan.groups * scan.splits, threads, body);
-}
-
-// What backward adds up for one channel, and what it hands to the chunk before.
-struct Sums {
-    float carry, A, D, bias;
-};
-
-// What backward reads and writes of one channel in one chunk; history[t] is the state before step t.
-struct Back {
-    const float* above;
-    float *step, *slope, *decay, *history, *grad_u, *grad_delta, *sum_B, *sum_C;
-    bool add;
-    Vector A, D, bias;
-};
-
-template <int K, bool HOLD>
-ALWAYS_INLINE void remember_some(const Channel& c, const Back& back, int64_t t, int count, bool softplus, Vector& carry) {
-    const Walk<K, HOLD> walk(c, t, count, softplus, carry);
-#pragma GCC unroll 8
-    for (int k = 0; k < K; k++) {
-        const int64_t at = t + k * LANES;
-        store(back.step + at, walk.step[k]), store(back.slope + at, walk.slope[k]);
-        store(back.decay + at, walk.decay[k]), store(back.history + at + 1, walk.h[k]);
-    }
-}
-
-template <int K, bool HOLD>
-ALWAYS_INLINE void backward_some(const Channel& c, Back& back, int64_t t, int count, Vector& carry) {
-    Vector above[K], product[K], g[K];
-#pragma GCC unroll 8
-    for (int k = 0; k < K; k++) {
-        const int64_t at = t + k * LANES;
-        above[k] = load_first(back.above + at, K > 1 ? LANES : count);
-        // What comes back from step t + 1 has passed that step's decay.
-        g[k] = above[k] * load(c.C + at), product[k] = load(back.decay + at + 1);
-    }
-    compose_back<K>(product, g);
-#pragma GCC unroll 8
-    for (int k = K - 1; k >= 0; k--) g[k] += product[k] * carry, carry = first_of(g[k]);
-#pragma GCC unroll 8
-    for (int k = 0; k < K; k++) {
-        const int64_t at = t + k * LANES;
-        const int width = K > 1 ? LANES : count;
-        const Vector value = load_first(c.u + at, width), step = load(back.step + at), decay = load(back.decay + at);
-        Vector through = g[k] * decay * load(back.history + at);
-        if (K == 1 && count < LANES) through = first_lanes_of(through, count);
-        const Vector by_input = g[k] * load(c.B + at), by_gain = by_input * value;
-        Vector gain = step, grad_step = through * c.rate * (1 / LOG2_E), grad_A = through * step;
-        if constexpr (HOLD) {
-            const Vector x = step * c.rate * (1 / LOG2_E);
-            gain = hold_gain(step, x, decay, c.inverse);
-            grad_step += by_gain * decay;
-            grad_A += by_gain * hold_slope(step, x, decay, gain, c.inverse);
-        } else {
-            grad_step += by_gain;
-        }
-        const Vector grad_u = by_input * gain + above[k] * c.D, grad_delta = grad_step * load(back.slope + at);
-        float* u = back.grad_u + at;
-        store_first(u, back.add ? grad_u + load_first(u, width) : grad_u, width);
-        store_first(back.grad_delta + at, grad_delta, width);
-        store(back.sum_B + at, load(back.sum_B + at) + g[k] * gain * value);
-        store(back.sum_C + at, load(back.sum_C + at) + above[k] * load(back.history + at + 1));
-        back.A += grad_A, back.D += above[k] * value, back.bias += grad_delta;
-    }
-}
-
-template <bool HOLD, bool SOFTPLUS>
-void backward_channel(const Channel& channel, const Back& places, int64_t steps, float state, Sums& sums) {
-    const Channel c = channel;
-    Back back = places;
-    Vector carry = all(state);
-    back.history[0] = state;
-    int64_t t = 0;
-    for (; t + 4 * LANES <= steps; t += 4 * LANES) remember_some<4, HOLD>(c, back, t, LANES, SOFTPLUS, carry);
-    const int64_t whole = t;
-    for (; t < steps; t += LANES)
-        remember_some<1, HOLD>(c, back, t, steps - t < LANES ? int(steps - t) : LANES, SOFTPLUS, carry);
-    // Steps behind the end pass on what comes from the next chunk, whose first decay it has passed already.
-    store(back.decay + steps, all(1.0f)), back.decay[steps + LANES] = 1;
-    back.A = back.D = back.bias = Vector{}, carry = all(sums.carry);
-    for (t -= LANES; t >= whole; t -= LANES)
-        backward_some<1, HOLD>(c, back, t, steps - t < LANES ? int(steps - t) : LANES, carry);
-    for (t = whole - 4 * LANES; t >= 0; t -= 4 * LANES) backward_some<4, HOLD>(c, back, t, LANES, carry);
-    sums.carry = carry[0] * back.decay[0];
-    sums.A += sum_of(back.A), sums.D += sum_of(back.D), sums.bias += sum_of(back.bias);
-}
-
-// One split of the channels of one group of one sample.
-inline void one_state_task(const Scan& scan, const Gradients& grads, int64_t split, int64_t b, int64_t g) {
-    auto channel_of = backward_channel<false, false>;
-    if (scan.hold) channel_of = scan.softplus ? backward_channel<true, true> : backward_channel<true, false>;
-    if (!scan.hold && scan.softplus) channel_of = backward_channel<false, true>;
-    const int64_t from = scan.first_channel(split), to = scan.first_channel(split + 1), chunk = scan.chunk;
-    const int64_t row = chunk + 2 * LANES, group = b * scan.groups + g;
-    float *B = kanscan_workspace(0, 8 * row), *C = B + row;
-    Back back{nullptr, C + row, C + 2 * row, C + 3 * row, C + 4 * row, nullptr, nullptr, C + 5 * row, C + 6 * row,
-              grads.shared(scan) && g > 0, {}, {}, {}};
-    Sums* sums = reinterpret_cast<Sums*>(kanscan_workspace(1, 4 * (to - from)));
-    for (int64_t e = from; e < to; e++)
-        sums[e - from] = {grads.last ? grads.last[group * scan.width + e] : 0, 0, 0, 0};
-    for (int64_t c = scan.num_chunks() - 1; c >= 0; c--) {
-        const int64_t begin = c * chunk, steps = scan.length - begin < chunk ? scan.length - begin : chunk;
-        load_rows(scan, b, g, begin, steps, B, C);
-        std::memset(back.sum_B, 0, 2 * row * sizeof(float));
-        for (int64_t e = from; e < to; e++) {
-            back.above = grads.y.at(b, g, e) + begin;
-            back.grad_u = const_cast<float*>(grads.u.at(b, g, e)) + begin;
-            back.grad_delta = const_cast<float*>(grads.delta.at(b, g, e)) + begin;
-            channel_of(Channel(scan, b, g, e, begin, B, C), back, steps, grads.saved[kept(scan, b, c, g, e)],
-                       sums[e - from]);
-        }
-        const int64_t at = ((split * scan.batch + b) * scan.groups + g) * scan.length + begin;
-        std::memcpy(grads.B + at, back.sum_B, steps * sizeof(float));
-        std::memcpy(grads.C + at, back.sum_C, steps * sizeof(float));
-    }
-    for (int64_t e = from; e < to; e++) {
-        const int64_t at = group * scan.width + e;
-        grads.start[at] = sums[e - from].carry, grads.A[at] = sums[e - from].A;
-        grads.D[at] = sums[e - from].D, grads.bias[at] = sums[e - from].bias;
-    }
-}
-
-inline void one_state_backward(const Scan& scan, const Gradients& grads, int64_t threads) {
-    // Groups that read the same u add to the same gradient, so one thread goes through all of them.
-    const int64_t apart = grads.shared(scan) ? 1 : scan.groups, together = scan.groups / apart;
-    auto body = [&](int64_t index) {
-        const int64_t split = index % scan.splits, first = index / scan.splits % apart * together;
-        for (int64_t g = first; g < first + together; g++)
-            one_state_task(scan, grads, split, index / scan.splits / apart, g);
-    };
-    parallel(scan.batch * apart * scan.splits, threads, body);
 }
 
 }  // namespace

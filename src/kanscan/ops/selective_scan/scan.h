@@ -46,6 +46,12 @@ inline int64_t place(const int32_t* places, int64_t t) { return places ? places[
 inline void load_tile(const float* p, const View& view, const int32_t* places, int64_t begin, int channels, int64_t steps,
                       float* tile, int64_t row) {
     int64_t t = 0;
+    if (view.time == 0 && row >= LANES) {
+        Vector v{};
+        for (int c = 0; c < channels; c++) v[c] = p[c * view.channel];
+        for (; t < steps; t++) store(tile + t * row, v);
+        return;
+    }
     if (!places) p += begin * view.time;
     if (view.channel == 1 && channels > 1) {
         for (; t < steps; t++) store(tile + t * row, load_first(p + place(places, t) * view.time, channels));
@@ -103,13 +109,21 @@ inline void load_matrix(const Scan& scan, const View& view, int64_t b, int64_t g
     }
 }
 
+// x = exp(-|x|), held a hair below 1.
+template <int K>
+ALWAYS_INLINE void softplus_begin(Vector* x) {
+#pragma GCC unroll 8
+    for (int k = 0; k < K; k++) x[k] = magnitude(x[k]) * -LOG2_E - 1e-7f;
+    exp2_each<K>(x);
+}
+
 // x = softplus(x), and what it is computed from: exp(-|x|).
 template <int K>
 ALWAYS_INLINE void softplus_each(Vector* x, Vector* e) {
     Vector log[K];
 #pragma GCC unroll 8
-    for (int k = 0; k < K; k++) e[k] = magnitude(x[k]) * -LOG2_E;
-    exp2_each<K>(e);
+    for (int k = 0; k < K; k++) e[k] = x[k];
+    softplus_begin<K>(e);
 #pragma GCC unroll 8
     for (int k = 0; k < K; k++) log[k] = e[k];
     log1p_each<K>(log);
@@ -118,7 +132,7 @@ ALWAYS_INLINE void softplus_each(Vector* x, Vector* e) {
 }
 
 // Its slope.
-ALWAYS_INLINE Vector softplus_slope(Vector x, Vector e) { return (x > 0.0f ? all(1.0f) : e) / (1.0f + e); }
+ALWAYS_INLINE Vector softplus_slope(Vector x, Vector e) { return (x > 0.0f ? all(1.0f) : e) * inverse_of(1.0f + e); }
 
 template <int K>
 ALWAYS_INLINE void prepare_some(float* delta, Vector bias, bool softplus, float* slope) {
