@@ -141,7 +141,10 @@ inline void few(bool softplus, const Arguments&... arguments) {
     softplus ? walk_few<NUM, HOLD, true>(arguments...) : walk_few<NUM, HOLD, false>(arguments...);
 }
 
-constexpr int64_t TILE = 64;  // steps whose inputs and results lie turned in the first-level cache
+constexpr int64_t TILE = 64;    // steps whose inputs and results lie turned in the cache
+constexpr int64_t PANEL = 16;   // blocks of channels that are turned together
+// From one block's tile of so many steps to the next: a line more than the steps, lest all fall on the same places of the cache.
+constexpr int64_t apart_of(int64_t steps) { return (steps + 1) * LANES; }
 
 inline Lane in_place(const View& view, int64_t b, int64_t g, int64_t e, int64_t t) {
     return {const_cast<float*>(view.at(b, g, e)) + t * view.time, view.time};
@@ -164,8 +167,9 @@ void forward(const Scan& scan, const View& y, float* last, float* saved, int64_t
         const int64_t from = scan.first_block(split), to = scan.first_block(split + 1), size = states * LANES;
         float* h = kanscan_workspace(0, 3 * (to - from) * size);
         float *A = h + (to - from) * size, *inverse = A + (to - from) * size;
-        float* u = kanscan_workspace(1, 3 * TILE * LANES + 2 * chunk * row + LANES);
-        float *delta = u + TILE * LANES, *out = delta + TILE * LANES, *B = out + TILE * LANES, *C = B + chunk * row;
+        constexpr int64_t apart = apart_of(TILE);
+        float* u = kanscan_workspace(1, 3 * PANEL * apart + 2 * chunk * row + LANES);
+        float *delta = u + PANEL * apart, *out = delta + PANEL * apart, *B = out + PANEL * apart, *C = B + chunk * row;
         for (int64_t k = from; k < to; k++) {
             const int64_t channel = g * scan.width + k * LANES;
             const int channels = scan.width - k * LANES < LANES ? int(scan.width - k * LANES) : LANES;
@@ -178,38 +182,44 @@ void forward(const Scan& scan, const View& y, float* last, float* saved, int64_t
             const int64_t begin = c * chunk, end = scan.length - begin < chunk ? scan.length : begin + chunk;
             load_matrix(scan, scan.B, b, g, begin, end - begin, B);
             load_matrix(scan, scan.C, b, g, begin, end - begin, C);
-            for (int64_t k = from; k < to; k++) {
-                const int64_t e = k * LANES, channel = g * scan.width + e, block = (k - from) * size;
-                const int channels = scan.width - e < LANES ? int(scan.width - e) : LANES;
-                const Vector bias = load_channels(scan.bias ? scan.bias + channel : nullptr, channels);
-                const Vector D = load_channels(scan.D ? scan.D + channel : nullptr, channels);
-                if (saved)
-                    std::memcpy(saved + ((b * scan.num_chunks() + c) * scan.groups + g) * scan.saved_size() + k * size,
-                                h + block, size * sizeof(float));
+            if (saved)
+                std::memcpy(saved + ((b * scan.num_chunks() + c) * scan.groups + g) * scan.saved_size() + from * size, h,
+                            (to - from) * size * sizeof(float));
+            for (int64_t first = from; first < to; first += PANEL) {
+                const int64_t blocks = to - first < PANEL ? to - first : PANEL;
                 for (int64_t t = begin; t < end; t += TILE) {
                     const int64_t steps = end - t < TILE ? end - t : TILE, at = (t - begin) * row;
                     const int32_t* places = scan.places(g, t);
-                    if (states <= 2) {
-                        const Lane in = read(scan.u, b, g, e, t, channels, steps, places, u);
-                        const Lane by = read(scan.delta, b, g, e, t, channels, steps, places, delta);
-                        const bool there = y.channel == 1 && channels == LANES && !places;
-                        const Lane to = there ? in_place(y, b, g, e, t) : Lane{out, LANES};
-                        auto run = [&](auto num) {
-                            few<decltype(num)::value, HOLD>(scan.softplus, in, by, bias, D, A + block, inverse + block,
-                                                            B + at, C + at, steps, h + block, to);
-                        };
-                        if (states == 1) run(std::integral_constant<int, 1>());
-                        if (states == 2) run(std::integral_constant<int, 2>());
-                        if (!there) store_tile(out, y, places, t, channels, steps, y.at(b, g, e));
-                        continue;
+                    if (states > 2) {
+                        load_tiles(scan, scan.u, b, g, first, blocks, places, t, steps, u, apart);
+                        load_tiles(scan, scan.delta, b, g, first, blocks, places, t, steps, delta, apart);
                     }
-                    load_tile(scan.u.at(b, g, e), scan.u, places, t, channels, steps, u, LANES);
-                    load_tile(scan.delta.at(b, g, e), scan.delta, places, t, channels, steps, delta, LANES);
-                    prepare_steps(delta, bias, scan.softplus, steps, nullptr);
-                    direct(u, D, steps, out);
-                    walk_all<HOLD>(states, u, delta, A + block, inverse + block, B + at, C + at, row, steps, h + block,
-                                   out);
-                    store_tile(out, y, places, t, channels, steps, y.at(b, g, e));
+                    for (int64_t k = first; k < first + blocks; k++) {
+                        const int64_t e = k * LANES, channel = g * scan.width + e, block = (k - from) * size;
+                        const int64_t tile = (k - first) * apart;
+                        const int channels = scan.width - e < LANES ? int(scan.width - e) : LANES;
+                        const Vector bias = load_channels(scan.bias ? scan.bias + channel : nullptr, channels);
+                        const Vector D = load_channels(scan.D ? scan.D + channel : nullptr, channels);
+                        if (states <= 2) {
+                            const Lane in = read(scan.u, b, g, e, t, channels, steps, places, u);
+                            const Lane by = read(scan.delta, b, g, e, t, channels, steps, places, delta);
+                            const bool there = y.channel == 1 && channels == LANES && !places;
+                            const Lane to = there ? in_place(y, b, g, e, t) : Lane{out, LANES};
+                            auto run = [&](auto num) {
+                                few<decltype(num)::value, HOLD>(scan.softplus, in, by, bias, D, A + block,
+                                                                inverse + block, B + at, C + at, steps, h + block, to);
+                            };
+                            if (states == 1) run(std::integral_constant<int, 1>());
+                            if (states == 2) run(std::integral_constant<int, 2>());
+                            if (!there) store_tile(out, y, places, t, channels, steps, y.at(b, g, e));
+                            continue;
+                        }
+                        prepare_steps(delta + tile, bias, scan.softplus, steps, nullptr);
+                        direct(u + tile, D, steps, out + tile);
+                        walk_all<HOLD>(states, u + tile, delta + tile, A + block, inverse + block, B + at, C + at, row,
+                                       steps, h + block, out + tile);
+                    }
+                    if (states > 2) store_tiles(scan, out, apart, y, b, g, first, blocks, places, t, steps);
                 }
             }
         }
@@ -225,13 +235,14 @@ void forward(const Scan& scan, const View& y, float* last, float* saved, int64_t
 
 constexpr int AT_ONCE = 4;  // states of a block of channels that go through a chunk together, there and back
 
-// Tiles of one block of channels and one chunk that are needed for every state.
+// Tiles of one block of channels and one chunk that are needed for every state; those of the next block follow at the end
+// of `apart` numbers.
 struct Tiles {
     float *u, *delta, *slope, *grad_y, *grad_input, *grad_delta;
     static constexpr int COUNT = 6;
-    Tiles(float* memory, int64_t size)
-        : u(memory), delta(u + size), slope(delta + size), grad_y(slope + size), grad_input(grad_y + size),
-          grad_delta(grad_input + size) {}
+    Tiles(float* memory, int64_t size, int64_t block)
+        : u(memory + block * size), delta(u + PANEL * size), slope(delta + PANEL * size), grad_y(slope + PANEL * size),
+          grad_input(grad_y + PANEL * size), grad_delta(grad_input + PANEL * size) {}
 };
 
 template <int NUM, bool HOLD>
@@ -239,13 +250,17 @@ inline void walk_back(const Tiles& tiles, const float* A, const float* inverse, 
                       int64_t row, int64_t steps, const float* state, float* carry, float* grad_A, float* grad_B,
                       float* grad_C, float* memory) {
     constexpr int64_t SIZE = NUM * LANES;
-    float *decays = memory, *history = memory + steps * SIZE;
+    // Copies, since the compiler must take every store for one that could change the originals.
+    const float *u = tiles.u, *delta = tiles.delta, *grad_y = tiles.grad_y;
+    float *grad_inputs = tiles.grad_input, *grad_delta = tiles.grad_delta;
+    float *decays = memory, *history = memory + steps * SIZE + LANES;
+    Vector g[NUM], sum_A[NUM], after[NUM];
     {
         Vector h[NUM];
 #pragma GCC unroll 4
         for (int n = 0; n < NUM; n++) store(history + n * LANES, h[n] = load(state + n * LANES));
         for (int64_t t = 0; t < steps; t++) {
-            const Vector step = load(tiles.delta + t * LANES), value = load(tiles.u + t * LANES);
+            const Vector step = load(delta + t * LANES), value = load(u + t * LANES);
             const Vector input = step * value;
 #pragma GCC unroll 4
             for (int n = 0; n < NUM; n++) {
@@ -260,19 +275,20 @@ inline void walk_back(const Tiles& tiles, const float* A, const float* inverse, 
                 store(history + (t + 1) * SIZE + n * LANES, h[n]);
             }
         }
+#pragma GCC unroll 4
+        for (int n = 0; n < NUM; n++) after[n] = h[n];
     }
-    Vector g[NUM], sum_A[NUM];
 #pragma GCC unroll 4
     for (int n = 0; n < NUM; n++) g[n] = load(carry + n * LANES), sum_A[n] = load(grad_A + n * LANES);
     for (int64_t t = steps - 1; t >= 0; t--) {
-        const Vector above = load(tiles.grad_y + t * LANES), step = load(tiles.delta + t * LANES);
-        const Vector value = load(tiles.u + t * LANES), input = step * value;
-        Vector grad_input = load(tiles.grad_input + t * LANES), through_decay = load(tiles.grad_delta + t * LANES);
+        const Vector above = load(grad_y + t * LANES), step = load(delta + t * LANES);
+        const Vector value = load(u + t * LANES), input = step * value;
+        Vector grad_input = load(grad_inputs + t * LANES), through_decay = load(grad_delta + t * LANES);
 #pragma GCC unroll 4
         for (int n = 0; n < NUM; n++) {
             const int64_t at = t * SIZE + n * LANES;
             const Vector grad = g[n] + above * C[t * row + n];
-            store(grad_C + at, load(grad_C + at) + above * load(history + at + SIZE));
+            store(grad_C + at, load(grad_C + at) + above * after[n]);
             const Vector decay = load(decays + at), rate = load(A + n * LANES), by_input = grad * B[t * row + n];
             if constexpr (HOLD) {
                 const Vector x = step * rate * (1 / LOG2_E), over = load(inverse + n * LANES);
@@ -287,56 +303,65 @@ inline void walk_back(const Tiles& tiles, const float* A, const float* inverse, 
                 grad_input += by_input;
             }
             g[n] = grad * decay;
-            const Vector through = g[n] * load(history + at);
+            after[n] = load(history + at);
+            const Vector through = g[n] * after[n];
             through_decay += through * rate;
             sum_A[n] += through * step;
         }
-        store(tiles.grad_input + t * LANES, grad_input);
-        store(tiles.grad_delta + t * LANES, through_decay);
+        store(grad_inputs + t * LANES, grad_input);
+        store(grad_delta + t * LANES, through_decay);
     }
 #pragma GCC unroll 4
     for (int n = 0; n < NUM; n++) store(carry + n * LANES, g[n]), store(grad_A + n * LANES, sum_A[n]);
 }
 
+// What is summed over the channels of a panel, [time][state][lane], goes to the sums (state, time) of the whole split.
 inline void sum_lanes(const float* sums, int num, int64_t steps, const int32_t* places, int64_t begin, float* out,
-                      int64_t length) {
+                      int64_t length, bool add) {
     if (!places) out += begin;
-    for (int n = 0; n < num; n++)
-        for (int64_t t = 0; t < steps; t++)
-            out[n * length + place(places, t)] = sum_of(load(sums + (t * num + n) * LANES));
+    alignas(64) float total[LANES];
+    for (int64_t i = 0; i < steps * num; i += LANES) {
+        const int count = steps * num - i < LANES ? int(steps * num - i) : LANES;
+        Vector v[LANES];
+        for (int j = 0; j < LANES; j++) v[j] = j < count ? load(sums + (i + j) * LANES) : Vector{};
+        transpose(v);
+        for (int j = 1; j < LANES; j++) v[0] += v[j];
+        store(total, v[0]);
+        for (int j = 0; j < count; j++) {
+            const int64_t t = (i + j) / num, n = (i + j) % num;
+            float& to = out[n * length + place(places, t)];
+            to = add ? to + total[j] : total[j];
+        }
+    }
 }
 
 // One split of the channels of one group of one sample.
 struct BackwardTask {
     const Scan& scan;
     const Gradients& grads;
-    int64_t split, b, g, from, to;
+    int64_t split, b, g, from, to, apart;
     float *A, *inverse, *state, *carry, *sum_A, *sum_D, *sum_bias, *tiles, *B, *C, *sum_B, *sum_C, *memory;
 
     BackwardTask(const Scan& scan, const Gradients& grads, int64_t split, int64_t b, int64_t g)
         : scan(scan), grads(grads), split(split), b(b), g(g) {
         from = scan.first_block(split), to = scan.first_block(split + 1);
         const int64_t blocks = to - from, size = scan.states * LANES, chunk = scan.chunk;
+        apart = apart_of(chunk);
         A = kanscan_workspace(0, blocks * (5 * size + 2 * LANES));
         inverse = A + blocks * size, state = inverse + blocks * size, carry = state + blocks * size;
         sum_A = carry + blocks * size;
         sum_D = sum_A + blocks * size, sum_bias = sum_D + blocks * LANES;
-        tiles = kanscan_workspace(1, blocks * Tiles::COUNT * chunk * LANES);
+        tiles = kanscan_workspace(1, PANEL * Tiles::COUNT * apart);
         B = kanscan_workspace(2, 2 * chunk * scan.row() + LANES), C = B + chunk * scan.row();
-        sum_B = kanscan_workspace(3, (4 * chunk + 1) * AT_ONCE * LANES);
-        sum_C = sum_B + chunk * AT_ONCE * LANES, memory = sum_C + chunk * AT_ONCE * LANES;
+        // A line lies between arrays that are read side by side.
+        const int64_t sums = chunk * AT_ONCE * LANES + LANES;
+        sum_B = kanscan_workspace(3, 4 * sums + AT_ONCE * LANES), sum_C = sum_B + sums, memory = sum_C + sums;
     }
 
     int64_t channel(int64_t k) const { return g * scan.width + k * LANES; }
     int channels(int64_t k) const { return scan.width - k * LANES < LANES ? int(scan.width - k * LANES) : LANES; }
     int64_t pair(int64_t k) const { return (b * scan.groups * scan.width + channel(k)) * scan.states; }
     int64_t block(int64_t k) const { return (k - from) * scan.states * LANES; }
-    // States that all go at once need a block's tiles once: they stay in the cache from loading to storing.
-    bool at_once() const { return scan.states <= AT_ONCE && scan.states != 3; }
-    Tiles tiles_of(int64_t k) const {
-        const int64_t which = at_once() ? 0 : k - from;
-        return Tiles(tiles + which * Tiles::COUNT * scan.chunk * LANES, scan.chunk * LANES);
-    }
 
     void begin() {
         for (int64_t k = from; k < to; k++) {
@@ -350,55 +375,53 @@ struct BackwardTask {
     }
 
     void run_chunk(int64_t c) {
-        const int64_t begin = c * scan.chunk, states = scan.states;
+        const int64_t begin = c * scan.chunk, size = scan.states * LANES;
         const int64_t steps = scan.length - begin < scan.chunk ? scan.length - begin : scan.chunk;
-        const int32_t* places = scan.places(g, begin);
         load_matrix(scan, scan.B, b, g, begin, steps, B);
         load_matrix(scan, scan.C, b, g, begin, steps, C);
-        const int64_t row = ((split * scan.batch + b) * scan.groups + g) * states;
-        for (int64_t k = from; !at_once() && k < to; k++) load_block(k, c, begin, steps, places);
+        std::memcpy(state, grads.saved + ((b * scan.num_chunks() + c) * scan.groups + g) * scan.saved_size() + from * size,
+                    (to - from) * size * sizeof(float));
+        for (int64_t first = from; first < to; first += PANEL)
+            run_panel(first, to - first < PANEL ? to - first : PANEL, begin, steps);
+    }
+
+    void run_panel(int64_t first, int64_t blocks, int64_t begin, int64_t steps) {
+        const int64_t states = scan.states, row = ((split * scan.batch + b) * scan.groups + g) * states;
+        const int32_t* places = scan.places(g, begin);
+        const Tiles all(tiles, apart, 0);
+        load_tiles(scan, scan.u, b, g, first, blocks, places, begin, steps, all.u, apart);
+        load_tiles(scan, scan.delta, b, g, first, blocks, places, begin, steps, all.delta, apart);
+        load_tiles(scan, grads.y, b, g, first, blocks, places, begin, steps, all.grad_y, apart);
+        for (int64_t k = first; k < first + blocks; k++) {
+            const Vector bias = load_channels(scan.bias ? scan.bias + channel(k) : nullptr, channels(k));
+            const Tiles t(tiles, apart, k - first);
+            prepare_steps(t.delta, bias, scan.softplus, steps, t.slope);
+            std::memset(t.grad_input, 0, steps * LANES * sizeof(float));
+            std::memset(t.grad_delta, 0, steps * LANES * sizeof(float));
+        }
         for (int64_t n = 0; n < states;) {
             const int num = states - n >= AT_ONCE ? AT_ONCE : states - n >= 2 ? 2 : 1;
-            for (int64_t i = 0; i < steps * num * LANES; i += LANES) {
-                store(sum_B + i, Vector{});
-                store(sum_C + i, Vector{});
-            }
+            std::memset(sum_B, 0, steps * num * LANES * sizeof(float));
+            std::memset(sum_C, 0, steps * num * LANES * sizeof(float));
             auto walk = num == 1 ? walk_back<1, false> : num == 2 ? walk_back<2, false> : walk_back<AT_ONCE, false>;
             if (scan.hold) walk = num == 1 ? walk_back<1, true> : num == 2 ? walk_back<2, true> : walk_back<AT_ONCE, true>;
-            for (int64_t k = from; k < to; k++) {
+            for (int64_t k = first; k < first + blocks; k++) {
                 const int64_t at = block(k) + n * LANES;
-                if (at_once()) load_block(k, c, begin, steps, places);
-                walk(tiles_of(k), A + at, inverse + at, B + n, C + n, scan.row(), steps, state + at,
+                walk(Tiles(tiles, apart, k - first), A + at, inverse + at, B + n, C + n, scan.row(), steps, state + at,
                      carry + at, sum_A + at, sum_B, sum_C, memory);
-                if (at_once()) store_block(k, begin, steps, places);
             }
-            sum_lanes(sum_B, num, steps, places, begin, grads.B + (row + n) * scan.length, scan.length);
-            sum_lanes(sum_C, num, steps, places, begin, grads.C + (row + n) * scan.length, scan.length);
+            float *grad_B = grads.B + (row + n) * scan.length, *grad_C = grads.C + (row + n) * scan.length;
+            sum_lanes(sum_B, num, steps, places, begin, grad_B, scan.length, first > from);
+            sum_lanes(sum_C, num, steps, places, begin, grad_C, scan.length, first > from);
             n += num;
         }
-        for (int64_t k = from; !at_once() && k < to; k++) store_block(k, begin, steps, places);
+        for (int64_t k = first; k < first + blocks; k++) finish_block(k, Tiles(tiles, apart, k - first), steps);
+        store_tiles(scan, all.grad_input, apart, grads.u, b, g, first, blocks, places, begin, steps,
+                    grads.shared(scan) && g > 0);
+        store_tiles(scan, all.grad_delta, apart, grads.delta, b, g, first, blocks, places, begin, steps);
     }
 
-    void load_block(int64_t k, int64_t c, int64_t begin, int64_t steps, const int32_t* places) {
-        const Tiles t = tiles_of(k);
-        const int64_t e = k * LANES;
-        load_tile(scan.u.at(b, g, e), scan.u, places, begin, channels(k), steps, t.u, LANES);
-        load_tile(scan.delta.at(b, g, e), scan.delta, places, begin, channels(k), steps, t.delta, LANES);
-        load_tile(grads.y.at(b, g, e), grads.y, places, begin, channels(k), steps, t.grad_y, LANES);
-        const Vector bias = load_channels(scan.bias ? scan.bias + channel(k) : nullptr, channels(k));
-        prepare_steps(t.delta, bias, scan.softplus, steps, t.slope);
-        for (int64_t i = 0; i < steps * LANES; i += LANES) {
-            store(t.grad_input + i, Vector{});
-            store(t.grad_delta + i, Vector{});
-        }
-        std::memcpy(state + block(k),
-                    grads.saved + ((b * scan.num_chunks() + c) * scan.groups + g) * scan.saved_size() +
-                        k * scan.states * LANES,
-                    scan.states * LANES * sizeof(float));
-    }
-
-    void store_block(int64_t k, int64_t begin, int64_t steps, const int32_t* places) {
-        const Tiles t = tiles_of(k);
+    void finish_block(int64_t k, const Tiles& t, int64_t steps) {
         const Vector D = load_channels(scan.D ? scan.D + channel(k) : nullptr, channels(k));
         Vector total_D = load(sum_D + (k - from) * LANES), total_bias = load(sum_bias + (k - from) * LANES);
         for (int64_t i = 0; i < steps * LANES; i += LANES) {
@@ -415,9 +438,6 @@ struct BackwardTask {
         }
         store(sum_D + (k - from) * LANES, total_D);
         store(sum_bias + (k - from) * LANES, total_bias);
-        store_tile(t.grad_input, grads.u, places, begin, channels(k), steps, grads.u.at(b, g, k * LANES),
-                   grads.shared(scan) && g > 0);
-        store_tile(t.grad_delta, grads.delta, places, begin, channels(k), steps, grads.delta.at(b, g, k * LANES));
     }
 
     void end() {

@@ -42,6 +42,9 @@ inline View view_of(const float* data, const int64_t* strides) {
 
 inline int64_t place(const int32_t* places, int64_t t) { return places ? places[t] : t; }
 
+// Steps that memory is asked for before they are read.
+constexpr int64_t AHEAD = 4;
+
 // tile[t * row + c] = p[c, t] for t < steps and c < LANES, zero beyond `channels`.
 inline void load_tile(const float* p, const View& view, const int32_t* places, int64_t begin, int channels, int64_t steps,
                       float* tile, int64_t row) {
@@ -99,6 +102,57 @@ inline void store_tile(const float* tile, const View& view, const int32_t* place
             float& to = p[c * view.channel + place(places, t) * view.time];
             to = add ? to + tile[t * LANES + c] : tile[t * LANES + c];
         }
+}
+
+// The tiles of several blocks of channels, `apart` numbers from one to the next. Where a time's channels lie side by side,
+// each time is visited once for all blocks: an order may jump through time further than the caches reach.
+inline void load_tiles(const Scan& scan, const View& view, int64_t b, int64_t g, int64_t block, int64_t blocks,
+                       const int32_t* places, int64_t begin, int64_t steps, float* tiles, int64_t apart) {
+    const float* p = view.at(b, g, block * LANES);
+    const int64_t channels = scan.width - block * LANES, whole = channels / LANES < blocks ? channels / LANES : blocks;
+    const int rest = int(channels - whole * LANES);
+    if (view.channel != 1 || channels == 1) {
+        for (int64_t k = 0; k < blocks; k++)
+            load_tile(p + k * LANES * view.channel, view, places, begin, k < whole ? LANES : rest, steps,
+                      tiles + k * apart, LANES);
+        return;
+    }
+    for (int64_t t = 0; t < steps; t++) {
+        const float* from = p + (places ? places[t] : begin + t) * view.time;
+        const float* ahead = places && t + AHEAD < steps ? p + places[t + AHEAD] * view.time : from;
+        float* to = tiles + t * LANES;
+        for (int64_t k = 0; k < whole; k++) {
+            __builtin_prefetch(ahead + k * LANES);
+            store(to + k * apart, load(from + k * LANES));
+        }
+        if (whole < blocks) store(to + whole * apart, load_first(from + whole * LANES, rest));
+    }
+}
+
+// The way back, and with `add` onto what is there.
+inline void store_tiles(const Scan& scan, const float* tiles, int64_t apart, const View& view, int64_t b, int64_t g,
+                        int64_t block, int64_t blocks, const int32_t* places, int64_t begin, int64_t steps,
+                        bool add = false) {
+    float* p = const_cast<float*>(view.at(b, g, block * LANES));
+    const int64_t channels = scan.width - block * LANES, whole = channels / LANES < blocks ? channels / LANES : blocks;
+    const int rest = int(channels - whole * LANES);
+    if (view.channel != 1 || channels == 1) {
+        for (int64_t k = 0; k < blocks; k++)
+            store_tile(tiles + k * apart, view, places, begin, k < whole ? LANES : rest, steps,
+                       p + k * LANES * view.channel, add);
+        return;
+    }
+    for (int64_t t = 0; t < steps; t++) {
+        float* to = p + (places ? places[t] : begin + t) * view.time;
+        const float* ahead = places && t + AHEAD < steps ? p + places[t + AHEAD] * view.time : to;
+        const float* from = tiles + t * LANES;
+        for (int64_t k = 0; k < blocks; k++) {
+            __builtin_prefetch(ahead + k * LANES, 1);
+            const Vector v = load(from + k * apart);
+            const int count = k < whole ? LANES : rest;
+            store_first(to + k * LANES, add ? v + load_first(to + k * LANES, count) : v, count);
+        }
+    }
 }
 
 inline void load_matrix(const Scan& scan, const View& view, int64_t b, int64_t g, int64_t begin, int64_t steps,
