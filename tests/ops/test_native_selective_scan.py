@@ -183,7 +183,7 @@ def test_threads(threads: int, states: int, monkeypatch: pytest.MonkeyPatch) -> 
     # Only the division of labor: a pool of this process cannot be taken back.
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     assert (
-        cpu._splits(given["u"].unsqueeze(1), given["u"]) == {1: 1, 2: 4, 5: 4}[threads]
+        cpu._splits(given["u"].unsqueeze(1), given["u"].unsqueeze(1)) == {1: 1, 2: 4, 5: 4}[threads]
         or native.INSTRUCTION_SET != "avx512"
     )
     compare(both_ways(given, "cpu"), exact)
@@ -310,10 +310,10 @@ def test_opcheck(ordered: bool) -> None:
     order = torch.stack([torch.arange(20), torch.arange(20).flip(0)]) if ordered else None
     given.pop("z")
     given |= {key: given[key].detach().view(2, 2, 3, 20).requires_grad_() for key in ("u", "delta")}
-    torch.library.opcheck(torch.ops.kanscan.selective_scan.default, (*given.values(), order, True, ordered, 64, True))
+    torch.library.opcheck(torch.ops.kanscan.selective_scan.default, (*given.values(), order, True, ordered, 64, True, ordered))
     plain = {key: t.detach() for key, t in given.items() if key not in ("D", "initial_state")}
     tensors = [*list(plain.values())[:5], None, plain["delta_bias"]]
-    y, last, kept = torch.ops.kanscan.selective_scan(*tensors, None, order, True, ordered, 64, True)
+    y, last, kept = torch.ops.kanscan.selective_scan(*tensors, None, order, True, ordered, 64, True, ordered)
     backward = torch.ops.kanscan.selective_scan_backward.default
     torch.library.opcheck(
         backward, (torch.randn_like(y), torch.randn_like(last), *tensors, kept, order, True, ordered, 64)

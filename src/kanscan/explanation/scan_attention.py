@@ -204,8 +204,8 @@ def _attend(model: nn.Module, x: Tensor, site: _Site, query: tuple[int, ...]) ->
 
 def _received_2d(ssm: SelectiveSSM, u: Tensor, orders: tuple[str, ...], size: tuple[int, int], pixel: int) -> Tensor:
     """Return `(K, h, w)` absolute contributions to a pixel, summed over channels."""
-    # The layer gets the map in pixel order; here each direction's sequence is followed step by step.
-    u = torch.stack([u[:, k, :, order_index(name, size).to(u.device)] for k, name in enumerate(orders)], dim=1)
+    # The layer gets one map in pixel order; here each direction's sequence is followed step by step.
+    u = torch.stack([u[:, 0, :, order_index(name, size).to(u.device)] for name in orders], dim=1)
     places = [inverse(order_index(name, size).to(u.device)) for name in orders]
     shares = _shares(ssm, u.to(ssm.A_log.dtype), [int(place[pixel]) for place in places])
     return torch.stack([shares[k, place] for k, place in enumerate(places)]).view(len(orders), *size)

@@ -107,24 +107,27 @@ class SelectiveSSM(nn.Module):
         self,
         x: Float[Tensor, "b *k e l"],
         z: Float[Tensor, "b *k e l"] | None = None,
-        order: Int64[Tensor, "k l"] | None = None,
-    ) -> Float[Tensor, "b *k e l"]:
+        order: Int64[Tensor, "directions l"] | None = None,
+        add_directions: bool = False,
+    ) -> Float[Tensor, "b *merged e l"]:
         """Scan each sequence; `z` gates the result by SiLU(z).
 
         Args:
-            x: (B, K, E, L), or (B, E, L) where the layer has no axis K.
-            z: Gate, shaped like `x`.
+            x: (B, K, E, L), or (B, E, L) where the layer has no axis K. With an order one map (B, 1, E, L), which all
+                directions read.
+            z: Gate, shaped like `x`; not with an order.
             order: Which position each step of each direction reads and writes (K, L), or None for one after the other.
-                With an order all directions must hold the same map, as views of it, and there is no gate.
+            add_directions: With an order, return the sum over the directions (B, 1, E, L).
 
         Returns:
-            Sequences shaped like `x`; computed in float32 at least, also under autocast.
+            Sequences (B, K, E, L) or (B, E, L); computed in float32 at least, also under autocast.
         """
         with without_autocast(x):
             wide = x.to(self.A_log.dtype)
-            return (self._scan(wide, z) if order is None else self._scan_map(wide[:, 0], order)).to(x.dtype)
+            y = self._scan(wide, z) if order is None else self._scan_map(wide.squeeze(1), order, add_directions)
+            return y.to(x.dtype)
 
-    def _scan_map(self, x: Tensor, order: Tensor) -> Tensor:
+    def _scan_map(self, x: Tensor, order: Tensor, add_directions: bool) -> Tensor:
         directions = order.shape[0]
         # Projections act on each position alone, so one product serves all directions, whatever order they read in.
         rows = self.x_proj_weight.flatten(0, 1)
@@ -142,6 +145,7 @@ class SelectiveSSM(nn.Module):
             self.dt_proj_bias.flatten(),
             delta_softplus=True,
             discretization=self.discretization,
+            add_directions=add_directions,
         )
 
     def _scan(self, x: Tensor, z: Tensor | None) -> Tensor:
@@ -172,13 +176,14 @@ class SelectiveSSM(nn.Module):
     def _channels(self, x: Tensor) -> Tensor:
         return x if self.num_directions is None else x.flatten(1, 2)
 
-    def scan_macs(self, x: Tensor, z: Tensor | None = None) -> int:
+    def scan_macs(self, x: Tensor, *others: object) -> int:
         """Return the multiply-adds of the recurrence for the inputs of `forward`; products of matrices are not in it.
 
         For each token, channel and state four: delta times A, delta u times B, decay times state plus input, C times
         state. For each token and channel two: delta times u, D times u. Exponentials are no multiply-adds.
         """
-        return x.numel() * (4 * self.d_state + 2)
+        scans = 1 if self.num_directions is None else self.num_directions / x.shape[1]
+        return int(x.numel() * scans) * (4 * self.d_state + 2)
 
 
 class MambaCore(nn.Module):
@@ -347,20 +352,18 @@ class SS2D(nn.Module):
         """Return a map of the same size."""
         x, z = self.in_proj(x).chunk(2, dim=-1)
         x = F.silu(self.conv2d(x.permute(0, 3, 1, 2)))
-        y = self._merge(x, self.scan(x)).transpose(1, 2).unflatten(1, tuple(x.shape[2:]))
+        y = self.scan(x).transpose(1, 2).unflatten(1, tuple(x.shape[2:]))
         return self.out_proj(self.out_norm(y) * F.silu(z))
 
-    def scan(self, x: Float[Tensor, "b e h w"]) -> Float[Tensor, "b k e l"]:
-        """Return the result of every direction, put back row by row."""
+    def scan(self, x: Float[Tensor, "b e h w"]) -> Float[Tensor, "b e l"]:
+        """Return the merged result of all directions, row by row."""
         size = tuple(x.shape[2:])
         # Channels last: a step reads all channels of a pixel, and pixels in any order cost the same.
         tokens = x.flatten(2).transpose(1, 2).contiguous().transpose(1, 2)
         order = torch.stack([order_index(name, size) for name in self.orders]).to(x.device)
-        return self.ssm(tokens.unsqueeze(1).expand(-1, len(self.orders), -1, -1), order=order)
-
-    def _merge(self, x: Tensor, y: Tensor) -> Tensor:
+        y = self.ssm(tokens.unsqueeze(1), None, order, self.direction_weights is None)
         if self.direction_weights is None:
-            return y.sum(1)
+            return y.squeeze(1)
         weights = torch.softmax(self.direction_weights(x.mean((2, 3))), dim=1) * len(self.orders)
         return torch.einsum("bk,bkel->bel", weights.to(y.dtype), y)
 

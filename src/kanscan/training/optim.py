@@ -82,10 +82,13 @@ def make_optimizer(
         ValueError: The name is unknown.
     """
     groups = parameter_groups(model, lr=lr, kan_lr=kan_lr)
+    # One pass over the memory of each parameter: on the processor several times as fast, with the same result. On other
+    # devices mixed precision forbids clipping beside it.
+    fused = True if all(p.device.type == "cpu" for p in model.parameters()) else None
     if name == "adam":
-        return Adam(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        return Adam(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
     if name == "adamw":
-        return AdamW(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        return AdamW(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
     if name == "sgd":
         return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
     raise ValueError(unknown("optimizer", name, OPTIMIZERS))

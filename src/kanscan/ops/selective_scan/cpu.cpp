@@ -158,79 +158,88 @@ inline Lane read(const View& view, int64_t b, int64_t g, int64_t e, int64_t t, i
     return {tile, LANES};
 }
 
+// One split of the channels of one group of one sample; with `add` its result is added to what is there.
 template <bool HOLD>
-void forward(const Scan& scan, const View& y, float* last, float* saved, int64_t threads) {
+void forward_task(const Scan& scan, const View& y, float* last, float* saved, int64_t split, int64_t b, int64_t g,
+                  bool add) {
     const int64_t states = scan.states, chunk = scan.chunk, row = scan.row();
-    auto body = [&](int64_t task) {
-        const int64_t split = task % scan.splits, g = task / scan.splits % scan.groups;
-        const int64_t b = task / scan.splits / scan.groups;
-        const int64_t from = scan.first_block(split), to = scan.first_block(split + 1), size = states * LANES;
-        float* h = kanscan_workspace(0, 3 * (to - from) * size);
-        float *A = h + (to - from) * size, *inverse = A + (to - from) * size;
-        constexpr int64_t apart = apart_of(TILE);
-        float* u = kanscan_workspace(1, 3 * PANEL * apart + 2 * chunk * row + LANES);
-        float *delta = u + PANEL * apart, *out = delta + PANEL * apart, *B = out + PANEL * apart, *C = B + chunk * row;
-        for (int64_t k = from; k < to; k++) {
-            const int64_t channel = g * scan.width + k * LANES;
-            const int channels = scan.width - k * LANES < LANES ? int(scan.width - k * LANES) : LANES;
-            const float* start = scan.start ? scan.start + (b * scan.groups * scan.width + channel) * states : nullptr;
-            load_states(start, states, channels, 1, h + (k - from) * size);
-            load_states(scan.A + channel * states, states, channels, LOG2_E, A + (k - from) * size);
-        }
-        if (HOLD) invert(A, (to - from) * size, inverse);
-        for (int64_t c = 0; c < scan.num_chunks(); c++) {
-            const int64_t begin = c * chunk, end = scan.length - begin < chunk ? scan.length : begin + chunk;
-            load_matrix(scan, scan.B, b, g, begin, end - begin, B);
-            load_matrix(scan, scan.C, b, g, begin, end - begin, C);
-            if (saved)
-                std::memcpy(saved + ((b * scan.num_chunks() + c) * scan.groups + g) * scan.saved_size() + from * size, h,
-                            (to - from) * size * sizeof(float));
-            for (int64_t first = from; first < to; first += PANEL) {
-                const int64_t blocks = to - first < PANEL ? to - first : PANEL;
-                for (int64_t t = begin; t < end; t += TILE) {
-                    const int64_t steps = end - t < TILE ? end - t : TILE, at = (t - begin) * row;
-                    const int32_t* places = scan.places(g, t);
-                    if (states > 2) {
-                        load_tiles(scan, scan.u, b, g, first, blocks, places, t, steps, u, apart);
-                        load_tiles(scan, scan.delta, b, g, first, blocks, places, t, steps, delta, apart);
-                    }
-                    for (int64_t k = first; k < first + blocks; k++) {
-                        const int64_t e = k * LANES, channel = g * scan.width + e, block = (k - from) * size;
-                        const int64_t tile = (k - first) * apart;
-                        const int channels = scan.width - e < LANES ? int(scan.width - e) : LANES;
-                        const Vector bias = load_channels(scan.bias ? scan.bias + channel : nullptr, channels);
-                        const Vector D = load_channels(scan.D ? scan.D + channel : nullptr, channels);
-                        if (states <= 2) {
-                            const Lane in = read(scan.u, b, g, e, t, channels, steps, places, u);
-                            const Lane by = read(scan.delta, b, g, e, t, channels, steps, places, delta);
-                            const bool there = y.channel == 1 && channels == LANES && !places;
-                            const Lane to = there ? in_place(y, b, g, e, t) : Lane{out, LANES};
-                            auto run = [&](auto num) {
-                                few<decltype(num)::value, HOLD>(scan.softplus, in, by, bias, D, A + block,
-                                                                inverse + block, B + at, C + at, steps, h + block, to);
-                            };
-                            if (states == 1) run(std::integral_constant<int, 1>());
-                            if (states == 2) run(std::integral_constant<int, 2>());
-                            if (!there) store_tile(out, y, places, t, channels, steps, y.at(b, g, e));
-                            continue;
-                        }
-                        prepare_steps(delta + tile, bias, scan.softplus, steps, nullptr);
-                        direct(u + tile, D, steps, out + tile);
-                        walk_all<HOLD>(states, u + tile, delta + tile, A + block, inverse + block, B + at, C + at, row,
-                                       steps, h + block, out + tile);
-                    }
-                    if (states > 2) store_tiles(scan, out, apart, y, b, g, first, blocks, places, t, steps);
+    const int64_t from = scan.first_block(split), to = scan.first_block(split + 1), size = states * LANES;
+    float* h = kanscan_workspace(0, 3 * (to - from) * size);
+    float *A = h + (to - from) * size, *inverse = A + (to - from) * size;
+    constexpr int64_t apart = apart_of(TILE);
+    float* u = kanscan_workspace(1, 3 * PANEL * apart + 2 * chunk * row + LANES);
+    float *delta = u + PANEL * apart, *out = delta + PANEL * apart, *B = out + PANEL * apart, *C = B + chunk * row;
+    for (int64_t k = from; k < to; k++) {
+        const int64_t channel = g * scan.width + k * LANES;
+        const int channels = scan.width - k * LANES < LANES ? int(scan.width - k * LANES) : LANES;
+        const float* start = scan.start ? scan.start + (b * scan.groups * scan.width + channel) * states : nullptr;
+        load_states(start, states, channels, 1, h + (k - from) * size);
+        load_states(scan.A + channel * states, states, channels, LOG2_E, A + (k - from) * size);
+    }
+    if (HOLD) invert(A, (to - from) * size, inverse);
+    for (int64_t c = 0; c < scan.num_chunks(); c++) {
+        const int64_t begin = c * chunk, end = scan.length - begin < chunk ? scan.length : begin + chunk;
+        load_matrix(scan, scan.B, b, g, begin, end - begin, B);
+        load_matrix(scan, scan.C, b, g, begin, end - begin, C);
+        if (saved)
+            std::memcpy(saved + ((b * scan.num_chunks() + c) * scan.groups + g) * scan.saved_size() + from * size, h,
+                        (to - from) * size * sizeof(float));
+        for (int64_t first = from; first < to; first += PANEL) {
+            const int64_t blocks = to - first < PANEL ? to - first : PANEL;
+            for (int64_t t = begin; t < end; t += TILE) {
+                const int64_t steps = end - t < TILE ? end - t : TILE, at = (t - begin) * row;
+                const int32_t* places = scan.places(g, t);
+                if (states > 2) {
+                    load_tiles(scan, scan.u, b, g, first, blocks, places, t, steps, u, apart);
+                    load_tiles(scan, scan.delta, b, g, first, blocks, places, t, steps, delta, apart);
                 }
+                for (int64_t k = first; k < first + blocks; k++) {
+                    const int64_t e = k * LANES, channel = g * scan.width + e, block = (k - from) * size;
+                    const int64_t tile = (k - first) * apart;
+                    const int channels = scan.width - e < LANES ? int(scan.width - e) : LANES;
+                    const Vector bias = load_channels(scan.bias ? scan.bias + channel : nullptr, channels);
+                    const Vector D = load_channels(scan.D ? scan.D + channel : nullptr, channels);
+                    if (states <= 2) {
+                        const Lane in = read(scan.u, b, g, e, t, channels, steps, places, u);
+                        const Lane by = read(scan.delta, b, g, e, t, channels, steps, places, delta);
+                        const bool there = y.channel == 1 && channels == LANES && !places && !add;
+                        const Lane to = there ? in_place(y, b, g, e, t) : Lane{out, LANES};
+                        auto run = [&](auto num) {
+                            few<decltype(num)::value, HOLD>(scan.softplus, in, by, bias, D, A + block,
+                                                            inverse + block, B + at, C + at, steps, h + block, to);
+                        };
+                        if (states == 1) run(std::integral_constant<int, 1>());
+                        if (states == 2) run(std::integral_constant<int, 2>());
+                        if (!there) store_tile(out, y, places, t, channels, steps, y.at(b, g, e), add);
+                        continue;
+                    }
+                    prepare_steps(delta + tile, bias, scan.softplus, steps, nullptr);
+                    direct(u + tile, D, steps, out + tile);
+                    walk_all<HOLD>(states, u + tile, delta + tile, A + block, inverse + block, B + at, C + at, row,
+                                   steps, h + block, out + tile);
+                }
+                if (states > 2) store_tiles(scan, out, apart, y, b, g, first, blocks, places, t, steps, add);
             }
         }
-        for (int64_t k = from; k < to; k++) {
-            const int64_t channel = g * scan.width + k * LANES;
-            const int channels = scan.width - k * LANES < LANES ? int(scan.width - k * LANES) : LANES;
-            store_states(h + (k - from) * size, states, channels,
-                         last + (b * scan.groups * scan.width + channel) * states);
-        }
+    }
+    for (int64_t k = from; k < to; k++) {
+        const int64_t channel = g * scan.width + k * LANES;
+        const int channels = scan.width - k * LANES < LANES ? int(scan.width - k * LANES) : LANES;
+        store_states(h + (k - from) * size, states, channels,
+                     last + (b * scan.groups * scan.width + channel) * states);
+    }
+}
+
+template <bool HOLD>
+void forward(const Scan& scan, const View& y, float* last, float* saved, int64_t threads) {
+    // Groups whose results are summed write to the same places, so one thread goes through all of them.
+    const int64_t apart = scan.summed(y) ? 1 : scan.groups, together = scan.groups / apart;
+    auto body = [&](int64_t index) {
+        const int64_t split = index % scan.splits, first = index / scan.splits % apart * together;
+        for (int64_t g = first; g < first + together; g++)
+            forward_task<HOLD>(scan, y, last, saved, split, index / scan.splits / apart, g, g > first);
     };
-    parallel(scan.batch * scan.groups * scan.splits, threads, body);
+    parallel(scan.batch * apart * scan.splits, threads, body);
 }
 
 constexpr int AT_ONCE = 4;  // states of a block of channels that go through a chunk together, there and back
@@ -315,10 +324,10 @@ inline void walk_back(const Tiles& tiles, const float* A, const float* inverse, 
     for (int n = 0; n < NUM; n++) store(carry + n * LANES, g[n]), store(grad_A + n * LANES, sum_A[n]);
 }
 
-// What is summed over the channels of a panel, [time][state][lane], goes to the sums (state, time) of the whole split.
+// What is summed over the channels of a panel, [time][state][lane], goes to the sums of the whole split.
 inline void sum_lanes(const float* sums, int num, int64_t steps, const int32_t* places, int64_t begin, float* out,
-                      int64_t length, bool add) {
-    if (!places) out += begin;
+                      int64_t by_state, int64_t by_time, bool add) {
+    if (!places) out += begin * by_time;
     alignas(64) float total[LANES];
     for (int64_t i = 0; i < steps * num; i += LANES) {
         const int count = steps * num - i < LANES ? int(steps * num - i) : LANES;
@@ -327,10 +336,9 @@ inline void sum_lanes(const float* sums, int num, int64_t steps, const int32_t* 
         transpose(v);
         for (int j = 1; j < LANES; j++) v[0] += v[j];
         store(total, v[0]);
-        for (int j = 0; j < count; j++) {
-            const int64_t t = (i + j) / num, n = (i + j) % num;
-            float& to = out[n * length + place(places, t)];
-            to = add ? to + total[j] : total[j];
+        for (int j = 0; j < count; j += num) {
+            float* to = out + place(places, (i + j) / num) * by_time;
+            for (int n = 0; n < num; n++) to[n * by_state] = add ? to[n * by_state] + total[j + n] : total[j + n];
         }
     }
 }
@@ -410,9 +418,9 @@ struct BackwardTask {
                 walk(Tiles(tiles, apart, k - first), A + at, inverse + at, B + n, C + n, scan.row(), steps, state + at,
                      carry + at, sum_A + at, sum_B, sum_C, memory);
             }
-            float *grad_B = grads.B + (row + n) * scan.length, *grad_C = grads.C + (row + n) * scan.length;
-            sum_lanes(sum_B, num, steps, places, begin, grad_B, scan.length, first > from);
-            sum_lanes(sum_C, num, steps, places, begin, grad_C, scan.length, first > from);
+            const int64_t at = row * scan.length + n * grads.by_state;
+            sum_lanes(sum_B, num, steps, places, begin, grads.B + at, grads.by_state, grads.by_time, first > from);
+            sum_lanes(sum_C, num, steps, places, begin, grads.C + at, grads.by_state, grads.by_time, first > from);
             n += num;
         }
         for (int64_t k = first; k < first + blocks; k++) finish_block(k, Tiles(tiles, apart, k - first), steps);
@@ -488,11 +496,12 @@ KANSCAN_EXPORT void KANSCAN_NAME(kanscan_scan_forward)(const int64_t* numbers, c
                                                         float* y, float* last, float* saved, int64_t threads) {
     const Scan scan = scan_of(numbers, u, delta, A, B, C, D, bias, start, order);
     const View out = view_of(y, numbers + 25);
-    if (along_time(scan, out)) return one_state_forward(scan, out, last, saved, threads);
+    if (along_time(scan, out) && !scan.summed(out)) return one_state_forward(scan, out, last, saved, threads);
     (scan.hold ? forward<true> : forward<false>)(scan, out, last, saved, threads);
 }
 
-// `numbers` as for forward, with the strides of grad_y in the place of y's, then those of grad_u and grad_delta.
+// `numbers` as for forward, with the strides of grad_y in the place of y's, then those of grad_u and grad_delta, and for
+// grad_B and grad_C those of state and time.
 KANSCAN_EXPORT void KANSCAN_NAME(kanscan_scan_backward)(const int64_t* numbers, const float* u, const float* delta,
                                                          const float* A, const float* B, const float* C, const float* D,
                                                          const float* bias, const int32_t* order, const float* saved,
@@ -503,7 +512,7 @@ KANSCAN_EXPORT void KANSCAN_NAME(kanscan_scan_backward)(const int64_t* numbers, 
     const Scan scan = scan_of(numbers, u, delta, A, B, C, D, bias, nullptr, order);
     const Gradients grads{view_of(grad_y, numbers + 25), view_of(grad_u, numbers + 29),
                           view_of(grad_delta, numbers + 33), grad_last, saved, grad_A, grad_D, grad_bias, grad_start,
-                          grad_B, grad_C};
+                          grad_B, grad_C, numbers[37], numbers[38]};
     if ((grads.y.time == 0 || along_time(scan, grads.y)) && along_time(scan, grads.u) && along_time(scan, grads.delta))
         return one_state_backward(scan, grads, threads);
     backward(scan, grads, threads);

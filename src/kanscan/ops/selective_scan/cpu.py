@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import lcm
 from typing import Any
 
@@ -71,6 +71,7 @@ def scan_groups(
     *,
     delta_softplus: bool,
     discretization: str = "euler",
+    add_groups: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Scan groups of channels, each along an order of its own.
 
@@ -86,6 +87,7 @@ def scan_groups(
         order: Position that each step of each group reads and writes (groups, length), or None for one after the other.
         delta_softplus: Apply the softplus.
         discretization: "euler" or "zoh".
+        add_groups: Return the sum of `y` over the groups, as one group.
 
     Returns:
         `y` and the last state.
@@ -93,10 +95,11 @@ def scan_groups(
     tensors = (u, delta, A, B, C, D, delta_bias, initial_state)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     given = [t for t in (*tensors, order) if t is not None]
+    setting = (delta_softplus, discretization == "zoh", chunk_length(A.shape[1]), keep, add_groups)
     run: Callable[..., tuple[Tensor, Tensor, Tensor]] = _forward
     if native.outright(*given):
         run = _Outright.apply if keep else _apply_forward
-    y, last, _ = run(*tensors, order, delta_softplus, discretization == "zoh", chunk_length(A.shape[1]), keep)
+    y, last, _ = run(*tensors, order, *setting)
     return y, last
 
 
@@ -133,10 +136,11 @@ def _apply_forward(
     zoh: bool,
     chunk: int,
     keep: bool,
+    add_groups: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    y, last, kept = _outputs(delta, A, B, order, chunk, keep)
+    y, last, kept = _outputs(delta, A, B, order, chunk, keep, add_groups)
     read = [_readable(t, order) for t in (u, delta, B, C)]
-    numbers = _numbers(delta, B, chunk, _splits(u, delta), delta_softplus, zoh, [*read, y])
+    numbers = _numbers(delta, B, chunk, _splits(delta, y), delta_softplus, zoh, [*read, y])
     plain = [None if t is None else t.contiguous() for t in (A, D, delta_bias, initial_state)]
     scan_inputs = (*read[:2], plain[0], *read[2:], *plain[1:])
     native.settle(y, kept)
@@ -149,18 +153,19 @@ _forward = torch.library.custom_op(
     _apply_forward,
     mutates_args=(),
     device_types="cpu",
-    schema=f"({_TENSORS}, Tensor? initial_state, Tensor? order, bool delta_softplus, bool zoh, int chunk, bool keep)"
-    " -> (Tensor, Tensor, Tensor)",
+    schema=f"({_TENSORS}, Tensor? initial_state, Tensor? order, bool delta_softplus, bool zoh, int chunk, bool keep,"
+    " bool add_groups) -> (Tensor, Tensor, Tensor)",
 )
 
 
 def _outputs(
-    delta: Tensor, A: Tensor, B: Tensor, order: Tensor | None, chunk: int, keep: bool
+    delta: Tensor, A: Tensor, B: Tensor, order: Tensor | None, chunk: int, keep: bool, add_groups: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     last = delta.new_empty((delta.shape[0], *A.shape))
     # Places of a block beyond the last channel are not written by every kernel.
     new = delta.new_zeros if delta.shape[2] % 16 else delta.new_empty
-    return _written(delta, order), last, new(_kept_shape(delta, B, chunk) if keep else (0,))
+    y = _written(delta[:, :1] if add_groups else delta, order)
+    return y, last, new(_kept_shape(delta, B, chunk) if keep else (0,))
 
 
 def _written(like: Tensor, order: Tensor | None) -> Tensor:
@@ -169,6 +174,14 @@ def _written(like: Tensor, order: Tensor | None) -> Tensor:
     if order is None:
         return torch.empty_like(like)
     return like.new_empty((batch, groups, length, width)).transpose(2, 3)
+
+
+def _written_matrix(B: Tensor, read: Tensor, splits: int) -> Tensor:
+    """Return memory for partial gradients of a matrix, states side by side where they are so in what is read."""
+    batch, groups, states, length = B.shape
+    if read.stride(2) != 1:
+        return B.new_empty((splits, batch, groups, states, length))
+    return B.new_empty((splits, batch, groups, length, states)).transpose(3, 4)
 
 
 @_forward.register_fake
@@ -186,8 +199,9 @@ def _(
     zoh: bool,
     chunk: int,
     keep: bool,
+    add_groups: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _outputs(delta, A, B, order, chunk, keep)
+    return _outputs(delta, A, B, order, chunk, keep, add_groups)
 
 
 def _apply_backward(
@@ -209,13 +223,14 @@ def _apply_backward(
     """Return the gradients of u, delta, A, B, C, D, delta_bias and the initial state."""
     batch, channels = u.shape[0], A.shape[0]
     read = [_readable(t, order) for t in (u, delta, B, C, grad_y)]
-    splits = _splits(u, delta)
+    splits = _splits(delta, u)
     grad_u, grad_delta = _written(u, order), _written(delta, order)
-    grad_B, grad_C = (u.new_empty((splits, *B.shape)) for _ in range(2))
+    grad_B, grad_C = (_written_matrix(B, read[2], splits) for _ in range(2))
     # Sums over time for each sample: A, initial state, D, bias.
     grad_A, grad_start = (u.new_empty((batch, *A.shape)) for _ in range(2))
     grad_D, grad_bias = (u.new_empty((batch, channels)) for _ in range(2))
-    numbers = _numbers(delta, B, chunk, splits, delta_softplus, zoh, [*read, grad_u, grad_delta])
+    views = [*read, grad_u, grad_delta]
+    numbers = _numbers(delta, B, chunk, splits, delta_softplus, zoh, views, grad_B.stride()[3:])
     plain = [None if t is None else t.contiguous() for t in (A, D, delta_bias)]
     scan_inputs = (*read[:2], plain[0], *read[2:4], *plain[1:], _places(order))
     written = (grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias, grad_start)
@@ -253,19 +268,21 @@ def _(
     zoh: bool,
     chunk: int,
 ) -> list[Tensor]:
-    shapes = (A.shape, B.shape, C.shape, A.shape[:1], A.shape[:1], (u.shape[0], *A.shape))
-    return [_written(u, order), _written(delta, order), *(u.new_empty(shape) for shape in shapes)]
+    whole = [_written_matrix(B, _readable(B, order), 1)[0] for _ in range(2)]
+    shapes = (A.shape[:1], A.shape[:1], (u.shape[0], *A.shape))
+    sums = (u.new_empty(shape) for shape in shapes)
+    return [_written(u, order), _written(delta, order), torch.empty_like(A), *whole, *sums]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[:7], output[2], inputs[8])
-    ctx.setting = inputs[9:12]
+    ctx.setting, ctx.shape = inputs[9:12], output[0].shape
 
 
 def _gradients(ctx: Any, grad_y: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     grads = _backward(grad_y, grad_last, *ctx.saved_tensors, *ctx.setting)
     found = (g if need else None for g, need in zip(grads, ctx.needs_input_grad[:8], strict=True))
-    return (*found, *[None] * 5)
+    return (*found, *[None] * 6)
 
 
 _forward.register_autograd(_gradients, setup_context=_keep)
@@ -287,12 +304,12 @@ class _Outright(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         u, delta, A, *rest = ctx.saved_tensors
         if grad_y is None:
-            grad_y = torch.zeros_like(delta)
+            grad_y = delta.new_zeros(ctx.shape)
         if grad_last is None:
             grad_last = A.new_zeros((delta.shape[0], *A.shape))
         grads = _apply_backward(grad_y, grad_last, u, delta, A, *rest, *ctx.setting)
         found = (g if need else None for g, need in zip(grads, ctx.needs_input_grad[:8], strict=True))
-        return (*found, *[None] * 5)
+        return (*found, *[None] * 6)
 
 
 def _readable(t: Tensor, order: Tensor | None) -> Tensor:
@@ -309,23 +326,32 @@ def _places(order: Tensor | None) -> Tensor | None:
     return None if order is None else order.to(torch.int32).contiguous()
 
 
-def _splits(u: Tensor, delta: Tensor) -> int:
-    """Return into how many parts the channels of a group are cut so that every thread has work."""
+def _splits(delta: Tensor, together: Tensor) -> int:
+    """Return into how many parts the channels of a group are cut so that every thread has work.
+
+    One thread goes through all groups that read, or add to, a lone group of the other tensor.
+    """
     threads = torch.get_num_threads()
     if threads == 1 or delta.numel() == 0:
         return 1
-    # Groups that share u are gone through by one thread in backward.
-    batch, groups, width, _ = u.shape
+    batch, _, width, _ = delta.shape
     blocks = -(-width // native.LANES[native.INSTRUCTION_SET])
-    return max(1, min(blocks, -(-2 * threads // (batch * groups))))
+    return max(1, min(blocks, -(-2 * threads // (batch * together.shape[1]))))
 
 
 def _numbers(
-    delta: Tensor, B: Tensor, chunk: int, splits: int, delta_softplus: bool, zoh: bool, views: list[Tensor]
+    delta: Tensor,
+    B: Tensor,
+    chunk: int,
+    splits: int,
+    delta_softplus: bool,
+    zoh: bool,
+    views: list[Tensor],
+    more: Sequence[int] = (),
 ) -> ctypes.Array[ctypes.c_int64]:
     """Put sizes and strides into the order the kernel reads them in; a lone group is at the place of all of them."""
     strides: list[int] = []
     for t in views:
         batch, group, *rest = t.stride()
         strides += [batch, group if t.shape[1] == delta.shape[1] > 1 else 0, *rest]
-    return native.integers([*delta.shape, B.shape[2], chunk, splits, delta_softplus, zoh, *strides])
+    return native.integers([*delta.shape, B.shape[2], chunk, splits, delta_softplus, zoh, *strides, *more])

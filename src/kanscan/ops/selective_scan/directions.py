@@ -31,8 +31,9 @@ def directional_scan(
     *,
     delta_softplus: bool = False,
     discretization: str = "euler",
+    add_directions: bool = False,
     backend: str = "auto",
-) -> Float[Tensor, "b k e l"]:
+) -> Float[Tensor, "b k1 e l"]:
     """Run one selective scan for each of K orders over the pixels of a map (VMamba section 4.3).
 
     All tensors are in pixel order: what is projected position by position is the same in whatever order it is read.
@@ -49,6 +50,7 @@ def directional_scan(
         delta_bias: Added to `delta`, or None for zero.
         delta_softplus: Apply the softplus.
         discretization: As in `selective_scan`.
+        add_directions: Return the sum over the directions, with one direction on that axis.
         backend: As in `selective_scan`.
 
     Returns:
@@ -67,6 +69,7 @@ def directional_scan(
         D_, bias_ = (None if t is None else t.to(torch.float32) for t in (D, delta_bias))
         with without_autocast(u):
             setting: dict[str, Any] = {"delta_softplus": delta_softplus, "discretization": discretization}
+            setting["add_groups"] = add_directions
             y, _ = in_place(u_, delta_, A_, B_, C_, D_, bias_, None, order, **setting)
         return y.to(u.dtype)
     u = u.expand(delta.shape)
@@ -86,4 +89,5 @@ def directional_scan(
         discretization=discretization,
         backend=backend,
     ).view(u.shape)
-    return torch.stack([y[:, k].index_select(2, inverse(i)) for k, i in enumerate(order)], 1)
+    y = torch.stack([y[:, k].index_select(2, inverse(i)) for k, i in enumerate(order)], 1)
+    return y.sum(1, keepdim=True) if add_directions else y

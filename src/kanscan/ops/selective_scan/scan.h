@@ -29,6 +29,8 @@ struct Scan {
     int64_t row() const { return row_of(states); }
     int64_t saved_size() const { return (width + 15) / 16 * 16 * states; }
     const int32_t* places(int64_t g, int64_t t) const { return order ? order + g * length + t : nullptr; }
+    // Whether the results of all groups are added up.
+    bool summed(const View& y) const { return groups > 1 && y.group == 0; }
     int64_t first_block(int64_t split) const { return split * blocks() / splits; }
     int64_t first_channel(int64_t split) const {
         const int64_t first = first_block(split) * LANES;
@@ -57,7 +59,10 @@ inline void load_tile(const float* p, const View& view, const int32_t* places, i
     }
     if (!places) p += begin * view.time;
     if (view.channel == 1 && channels > 1) {
-        for (; t < steps; t++) store(tile + t * row, load_first(p + place(places, t) * view.time, channels));
+        for (; t < steps; t++) {
+            if (places && t + AHEAD < steps) __builtin_prefetch(p + places[t + AHEAD] * view.time);
+            store(tile + t * row, load_first(p + place(places, t) * view.time, channels));
+        }
         return;
     }
     if (view.time == 1 && !places && row >= LANES)
@@ -260,7 +265,8 @@ ALWAYS_INLINE Vector hold_slope(Vector step, Vector x, Vector decay, Vector gain
 struct Gradients {
     View y, u, delta;                            // y comes in
     const float *last, *saved;                   // last comes in (or null), saved are the states from forward
-    float *A, *D, *bias, *start, *B, *C;         // (batch, channels, ...); B and C (splits, batch, groups, states, length)
+    float *A, *D, *bias, *start, *B, *C;         // (batch, channels, ...); B and C (splits, batch, groups, ...)
+    int64_t by_state, by_time;                   // strides of the gradients of B and C
 
     // Whether all groups add to one gradient of u: the caller passes one group of it, at the place of all of them. That u
     // itself lies in memory once says nothing, since an expanded u has a gradient for each group.

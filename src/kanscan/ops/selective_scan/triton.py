@@ -96,6 +96,7 @@ def scan_groups(
     z: Tensor | None = None,
     delta_softplus: bool,
     discretization: str = "euler",
+    add_groups: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Scan groups of channels, each along an order of its own; arguments as in `cpu.scan_groups`, and a gate `z`."""
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
@@ -103,7 +104,7 @@ def scan_groups(
     chunk = chunk_length(A.shape[1], channels_last=delta.stride(2) == 1 != delta.stride(3))
     places = None if order is None else order.to(torch.int32).contiguous()
     y, last, _ = _forward(*tensors, places, delta_softplus, discretization == "zoh", chunk, keep)
-    return y, last
+    return y.sum(1, keepdim=True) if add_groups else y, last
 
 
 def chunk_length(states: int, *, channels_last: bool) -> int:
