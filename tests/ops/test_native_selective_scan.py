@@ -254,13 +254,29 @@ def test_what_the_kernel_cannot_do_goes_to_torch() -> None:
 
 
 @pytest.mark.parametrize("discretization", ["euler", "zoh"])
-@pytest.mark.parametrize(("shared", "threads"), [(True, 1), (True, 3), (False, 1)])
+@pytest.mark.parametrize(
+    ("shared", "added", "threads", "channels", "states"),
+    [
+        (True, False, 1, 21, 5),
+        (True, True, 3, 21, 5),
+        (False, False, 1, 21, 5),
+        (False, True, 1, 21, 2),
+        (False, True, 3, 21, 1),
+        (True, True, 1, 300, 3),  # more channels than are turned together
+    ],
+)
 @pytest.mark.usefixtures("isa", "unwritten_is_nan")
 def test_directions_read_their_pixels_in_place(
-    shared: bool, threads: int, discretization: str, monkeypatch: pytest.MonkeyPatch
+    shared: bool,
+    added: bool,
+    threads: int,
+    channels: int,
+    states: int,
+    discretization: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    size, channels, states = (7, 11), 21, 5
+    size = (7, 11)
     order = torch.stack([order_index(name, size) for name in ("raster", "column", "spiral", "raster_reversed")])
     generator = torch.Generator().manual_seed(3)
     shapes = {"u": (2, 1 if shared else 4, channels, 77), "delta": (2, 4, channels, 77), "A": (4 * channels, states)}
@@ -269,21 +285,32 @@ def test_directions_read_their_pixels_in_place(
     given["A"] = (-given["A"].detach().exp()).requires_grad_()
 
     def run(given: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
-        setting = {"delta_softplus": True, "discretization": discretization}
+        setting = {"delta_softplus": True, "discretization": discretization, "add_directions": added}
         y = directional_scan(**given, order=order, backend=backend, **setting)
+        assert y.shape == (2, 1 if added else 4, channels, 77)
         loss = (y * torch.cos(torch.arange(y.numel(), dtype=torch.float64)).view_as(y)).sum()
         return {"y": y, **dict(zip(given, torch.autograd.grad(loss, list(given.values())), strict=True))}
 
     exact = run(wide(given), "torch")
-    compare(run(given, "cpu"), exact)
+    ours = run(given, "cpu")
+    compare(ours, exact)
     compare(run(given, "torch"), exact, 1e-4)
+    # As the layers hand it over: the numbers of a position side by side.
+    turned = {
+        key: t.detach().transpose(2, 3).contiguous().transpose(2, 3).requires_grad_() if t.ndim == 4 else t
+        for key, t in given.items()
+    }
+    found = run(turned, "cpu")
+    compare(found, exact)
+    assert found["B"].stride() == turned["B"].stride()
 
 
+@pytest.mark.parametrize("added", [False, True])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("states", [1, 2])
 @pytest.mark.usefixtures("isa", "unwritten_is_nan")
 def test_groups_may_share_their_input_without_an_order(
-    states: int, threads: int, monkeypatch: pytest.MonkeyPatch
+    states: int, threads: int, added: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     generator = torch.Generator().manual_seed(5)
@@ -300,8 +327,9 @@ def test_groups_may_share_their_input_without_an_order(
     u = exact["u"].expand(-1, 3, -1, -1).flatten(1, 2)
     rest = {key: t for key, t in exact.items() if key not in ("u", "delta")}
     expected = selective_scan(u, exact["delta"].flatten(1, 2), **rest, delta_softplus=True, backend="torch")
-    ours = cpu.scan_groups(*given.values(), None, None, delta_softplus=True)[0]
-    compare(run(given, ours), run(exact, expected.view_as(ours)))
+    expected = expected.view(2, 3, 21, 150)
+    ours = cpu.scan_groups(*given.values(), None, None, delta_softplus=True, add_groups=added)[0]
+    compare(run(given, ours), run(exact, expected.sum(1, keepdim=True) if added else expected))
 
 
 @pytest.mark.parametrize("ordered", [True, False])
@@ -310,7 +338,9 @@ def test_opcheck(ordered: bool) -> None:
     order = torch.stack([torch.arange(20), torch.arange(20).flip(0)]) if ordered else None
     given.pop("z")
     given |= {key: given[key].detach().view(2, 2, 3, 20).requires_grad_() for key in ("u", "delta")}
-    torch.library.opcheck(torch.ops.kanscan.selective_scan.default, (*given.values(), order, True, ordered, 64, True, ordered))
+    torch.library.opcheck(
+        torch.ops.kanscan.selective_scan.default, (*given.values(), order, True, ordered, 64, True, ordered)
+    )
     plain = {key: t.detach() for key, t in given.items() if key not in ("D", "initial_state")}
     tensors = [*list(plain.values())[:5], None, plain["delta_bias"]]
     y, last, kept = torch.ops.kanscan.selective_scan(*tensors, None, order, True, ordered, 64, True, ordered)

@@ -141,6 +141,8 @@ def test_directions_read_their_pixels_in_place(shared: bool) -> None:
     compare(
         run(ours, directional_scan(**ours, order=order.to(DEVICE), delta_softplus=True, backend="triton")), expected
     )
+    added = directional_scan(**ours, order=order.to(DEVICE), delta_softplus=True, add_directions=True, backend="triton")
+    assert relative(added, expected["y"].sum(1, keepdim=True)) < 1e-5
 
 
 def test_directions_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,12 +30,11 @@ inline void walk(const float* u, const float* delta, const float* A, const float
         Vector sum[2] = {load(y), Vector{}};
 #pragma GCC unroll 16
         for (int n = 0; n < NUM; n++) {
-            const Vector exponent = step * load(A + n * LANES), decay = exp2_of(exponent);
+            const Vector exponent = step * load(A + n * LANES);
             if constexpr (HOLD) {
-                const Vector gain = hold_gain(step, exponent * (1 / LOG2_E), decay, load(inverse + n * LANES));
-                h[n] = decay * h[n] + gain * value * B[n];
+                h[n] += growth_of(exponent) * (h[n] + load(inverse + n * LANES) * (value * B[n]));
             } else {
-                h[n] = decay * h[n] + input * B[n];
+                h[n] = exp2_of(exponent) * h[n] + input * B[n];
             }
             sum[n % 2] += h[n] * C[n];
         }
@@ -176,7 +175,8 @@ void forward_task(const Scan& scan, const View& y, float* last, float* saved, in
         load_states(start, states, channels, 1, h + (k - from) * size);
         load_states(scan.A + channel * states, states, channels, LOG2_E, A + (k - from) * size);
     }
-    if (HOLD) invert(A, (to - from) * size, inverse);
+    if (HOLD && states > 2) invert_away_from_zero(A, (to - from) * size, inverse);
+    if (HOLD && states <= 2) invert(A, (to - from) * size, inverse);
     for (int64_t c = 0; c < scan.num_chunks(); c++) {
         const int64_t begin = c * chunk, end = scan.length - begin < chunk ? scan.length : begin + chunk;
         load_matrix(scan, scan.B, b, g, begin, end - begin, B);
@@ -262,6 +262,7 @@ inline void walk_back(const Tiles& tiles, const float* A, const float* inverse, 
     // Copies, since the compiler must take every store for one that could change the originals.
     const float *u = tiles.u, *delta = tiles.delta, *grad_y = tiles.grad_y;
     float *grad_inputs = tiles.grad_input, *grad_delta = tiles.grad_delta;
+    // With the zero-order hold, of the decays what they differ from one by.
     float *decays = memory, *history = memory + steps * SIZE + LANES;
     Vector g[NUM], sum_A[NUM], after[NUM];
     {
@@ -273,11 +274,13 @@ inline void walk_back(const Tiles& tiles, const float* A, const float* inverse, 
             const Vector input = step * value;
 #pragma GCC unroll 4
             for (int n = 0; n < NUM; n++) {
-                const Vector exponent = step * load(A + n * LANES), decay = exp2_of(exponent);
+                const Vector exponent = step * load(A + n * LANES);
+                Vector decay;
                 if constexpr (HOLD) {
-                    const Vector gain = hold_gain(step, exponent * (1 / LOG2_E), decay, load(inverse + n * LANES));
-                    h[n] = decay * h[n] + gain * value * B[t * row + n];
+                    decay = growth_of(exponent);
+                    h[n] += decay * (h[n] + load(inverse + n * LANES) * (value * B[t * row + n]));
                 } else {
+                    decay = exp2_of(exponent);
                     h[n] = decay * h[n] + input * B[t * row + n];
                 }
                 store(decays + t * SIZE + n * LANES, decay);
@@ -287,26 +290,32 @@ inline void walk_back(const Tiles& tiles, const float* A, const float* inverse, 
 #pragma GCC unroll 4
         for (int n = 0; n < NUM; n++) after[n] = h[n];
     }
+    Vector rate[NUM], over[NUM];
 #pragma GCC unroll 4
-    for (int n = 0; n < NUM; n++) g[n] = load(carry + n * LANES), sum_A[n] = load(grad_A + n * LANES);
+    for (int n = 0; n < NUM; n++) {
+        g[n] = load(carry + n * LANES), sum_A[n] = load(grad_A + n * LANES);
+        // The decay rates were scaled for powers of two; 1 / log2(e) takes that back.
+        rate[n] = load(A + n * LANES) * (1 / LOG2_E);
+        if constexpr (HOLD) over[n] = load(inverse + n * LANES);
+    }
     for (int64_t t = steps - 1; t >= 0; t--) {
         const Vector above = load(grad_y + t * LANES), step = load(delta + t * LANES);
         const Vector value = load(u + t * LANES), input = step * value;
-        Vector grad_input = load(grad_inputs + t * LANES), through_decay = load(grad_delta + t * LANES);
+        Vector grad_input = load(grad_inputs + t * LANES), grad_step = load(grad_delta + t * LANES);
 #pragma GCC unroll 4
         for (int n = 0; n < NUM; n++) {
             const int64_t at = t * SIZE + n * LANES;
-            const Vector grad = g[n] + above * C[t * row + n];
+            const Vector grad = g[n] + above * C[t * row + n], by_input = grad * B[t * row + n];
             store(grad_C + at, load(grad_C + at) + above * after[n]);
-            const Vector decay = load(decays + at), rate = load(A + n * LANES), by_input = grad * B[t * row + n];
+            Vector decay = load(decays + at);
             if constexpr (HOLD) {
-                const Vector x = step * rate * (1 / LOG2_E), over = load(inverse + n * LANES);
-                const Vector gain = hold_gain(step, x, decay, over), by_gain = by_input * value;
+                const Vector gain = decay * over[n], by_gain = by_input * value;
+                decay += 1.0f;
                 store(grad_B + at, load(grad_B + at) + grad * gain * value);
-                // Here `grad_input` is the gradient of u itself, and that of the step goes where the decay's goes.
+                // Here `grad_input` is the gradient of u itself.
                 grad_input += by_input * gain;
-                through_decay += by_gain * decay * LOG2_E;
-                sum_A[n] += by_gain * hold_slope(step, x, decay, gain, over);
+                grad_step += by_gain * decay;
+                sum_A[n] += by_gain * hold_slope(step, step * rate[n], decay, gain, over[n]);
             } else {
                 store(grad_B + at, load(grad_B + at) + grad * input);
                 grad_input += by_input;
@@ -314,11 +323,11 @@ inline void walk_back(const Tiles& tiles, const float* A, const float* inverse, 
             g[n] = grad * decay;
             after[n] = load(history + at);
             const Vector through = g[n] * after[n];
-            through_decay += through * rate;
+            grad_step += through * rate[n];
             sum_A[n] += through * step;
         }
         store(grad_inputs + t * LANES, grad_input);
-        store(grad_delta + t * LANES, through_decay);
+        store(grad_delta + t * LANES, grad_step);
     }
 #pragma GCC unroll 4
     for (int n = 0; n < NUM; n++) store(carry + n * LANES, g[n]), store(grad_A + n * LANES, sum_A[n]);
@@ -379,7 +388,7 @@ struct BackwardTask {
             store(sum_D + (k - from) * LANES, Vector{});
             store(sum_bias + (k - from) * LANES, Vector{});
         }
-        if (scan.hold) invert(A, (to - from) * scan.states * LANES, inverse);
+        if (scan.hold) invert_away_from_zero(A, (to - from) * scan.states * LANES, inverse);
     }
 
     void run_chunk(int64_t c) {
@@ -434,9 +443,7 @@ struct BackwardTask {
         Vector total_D = load(sum_D + (k - from) * LANES), total_bias = load(sum_bias + (k - from) * LANES);
         for (int64_t i = 0; i < steps * LANES; i += LANES) {
             const Vector u = load(t.u + i), above = load(t.grad_y + i), grad_input = load(t.grad_input + i);
-            // The decay rates were scaled for powers of two; 1 / log2(e) takes that back.
-            const Vector through_input = scan.hold ? Vector{} : grad_input * u;
-            const Vector grad_step = load(t.grad_delta + i) * (1 / LOG2_E) + through_input;
+            const Vector grad_step = load(t.grad_delta + i) + (scan.hold ? Vector{} : grad_input * u);
             const Vector grad_delta = grad_step * load(t.slope + i);
             const Vector grad_u = scan.hold ? grad_input : grad_input * load(t.delta + i);
             store(t.grad_input + i, grad_u + above * D);

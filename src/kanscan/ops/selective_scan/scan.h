@@ -247,17 +247,42 @@ ALWAYS_INLINE Vector hold_gain(Vector step, Vector x, Vector decay, Vector inver
     return magnitude(x) < 0.5f ? step * p : (decay - 1.0f) * inverse;
 }
 
-// Its derivative by A.
+// Its derivative by A: near zero a polynomial (relative error 5.4e-9 before rounding).
 ALWAYS_INLINE Vector hold_slope(Vector step, Vector x, Vector decay, Vector gain, Vector inverse) {
-    Vector p = all(1.0f / 45360);
-    p = p * x + 1.0f / 5760;
-    p = p * x + 1.0f / 840;
-    p = p * x + 1.0f / 144;
-    p = p * x + 1.0f / 30;
-    p = p * x + 1.0f / 8;
-    p = p * x + 1.0f / 3;
-    p = p * x + 0.5f;
+    constexpr float C[] = {1.73169738e-4f, 1.20008804e-3f, 6.94487995e-3f, 3.33321432e-2f,
+                           1.24999951e-1f, 3.3333337e-1f,  0.5f};
+    Vector p;
+    polynomial<1>(C, &x, &p);
     return magnitude(x) < 0.5f ? step * step * p : (step * decay - gain) * inverse;
+}
+
+// Below this size a rate is as good as zero, and the zero-order hold may divide by it.
+constexpr float SMALLEST_RATE = 1e-20f;
+
+// Rates that may be divided by, and their inverses; of rates that were scaled for powers of two those of the unscaled.
+inline void invert_away_from_zero(float* rates, int64_t count, float* out) {
+    for (int64_t i = 0; i < count; i += LANES) {
+        const Vector rate = load(rates + i), A = magnitude(rate) < SMALLEST_RATE ? all(SMALLEST_RATE) : rate;
+        store(rates + i, A), store(out + i, LOG2_E / A);
+    }
+}
+
+// 2^x - 1 without cancellation near zero: x = n + r with |r| <= 1/2, 2^r - 1 = r times a polynomial (relative error 1.1e-8
+// before rounding), and 2^n (2^r - 1) + (2^n - 1).
+ALWAYS_INLINE Vector growth_of(Vector x) {
+    constexpr float C[] = {1.54035127e-4f, 1.33907356e-3f, 9.61823749e-3f, 5.55035743e-2f, 2.40226498e-1f, 6.93147188e-1f};
+#if defined(__AVX512F__)
+    const Vector r = (Vector)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const Vector power = (Vector)_mm512_scalef_ps((__m512)all(1.0f), (__m512)(x - r));
+#else
+    const Vector magic = all(12582912.0f);  // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
+    const Vector bound = at_most(128.0f, at_least(-127.0f, x)), shifted = bound + magic;
+    const Vector r = bound - (shifted - magic);
+    const Vector power = as_floats((as_integers(shifted) << 23) + (127 << 23));
+#endif
+    Vector p;
+    polynomial<1>(C, &r, &p);
+    return power * (r * p) + (power - 1.0f);
 }
 
 // What backward hands out. Sums over time are kept for each sample, sums over channels for each split of a group; the
