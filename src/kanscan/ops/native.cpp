@@ -37,7 +37,7 @@ struct Buffer {
 }  // namespace
 
 // Counted up when the arguments of a kernel change, so that an old library is not called with new ones.
-EXPORT int kanscan_interface() { return 6; }
+EXPORT int kanscan_interface() { return 7; }
 
 EXPORT void kanscan_use_team(void* entry) { team = reinterpret_cast<Team>(entry); }
 
