@@ -99,7 +99,8 @@ def ka_conv(
         backend: "auto", "cpu" (compiled kernel), "torch" or "reference".
 
     Returns:
-        Map of the size an ordinary convolution would give. Bases and their sums are formed in float32 at least.
+        Map of the size an ordinary convolution would give, by the compiled kernel in the memory format of `x`. Bases
+        and their sums are formed in float32 at least.
 
     Raises:
         ValueError: Shapes do not fit together, the window does not fit into the map, the grid is not legal or the
