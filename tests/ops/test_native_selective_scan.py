@@ -306,6 +306,22 @@ def test_directions_read_their_pixels_in_place(
         assert found["B"].stride() == turned["B"].stride()
 
 
+@pytest.mark.usefixtures("isa", "unwritten_is_nan")
+def test_gradient_of_a_sum_over_directions() -> None:
+    # It lies in memory once for all of them, pixels next to each other.
+    order = torch.stack([order_index(name, (7, 11)) for name in ("raster", "column", "spiral")])
+    generator = torch.Generator().manual_seed(4)
+    shapes = {"u": (2, 1, 20, 77), "delta": (2, 3, 20, 77), "A": (60, 4), "B": (2, 3, 4, 77), "C": (2, 3, 4, 77)}
+    given = {key: torch.randn(*shape, generator=generator).requires_grad_() for key, shape in shapes.items()}
+    given["A"] = (-given["A"].detach().exp()).requires_grad_()
+    y = directional_scan(**given, order=order, delta_softplus=True, backend="cpu")
+    above = torch.rand(2, 1, 20, 77).expand(2, 3, 20, 77)
+    ours = torch.autograd.grad(y, list(given.values()), above, retain_graph=True)
+    expected = torch.autograd.grad(y, list(given.values()), above.contiguous())
+    for key, grad, same in zip(given, ours, expected, strict=True):
+        assert torch.equal(grad, same), key
+
+
 @pytest.mark.parametrize("added", [False, True])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("states", [1, 2])

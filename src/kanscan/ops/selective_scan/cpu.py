@@ -318,7 +318,9 @@ def _readable(t: Tensor, order: Tensor | None) -> Tensor:
     if t.stride(2) == 1 or t.stride(3) == 0:
         return t
     if order is not None:
-        return t.transpose(2, 3).contiguous().transpose(2, 3)
+        # The gradient of a sum over directions lies in memory once.
+        once = t[:, :1] if t.stride(1) == 0 else t
+        return once.transpose(2, 3).contiguous().transpose(2, 3).expand(t.shape)
     return t if t.stride(3) == 1 else t.contiguous()
 
 
