@@ -79,6 +79,24 @@ def two_groups(lr=1e-4, kan_lr=1e-2):
     return make_optimizer(nn.Sequential(nn.Linear(1, 1), KANLinear(1, 1)), lr=lr, kan_lr=kan_lr)
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_one_pass_over_each_parameter_gives_the_plain_steps(name):
+    def trained(**options):
+        torch.manual_seed(0)
+        model = nn.Linear(5, 3)
+        optimizer = make_optimizer(model, name, lr=0.1, weight_decay=0.01)
+        assert optimizer.defaults["fused"] is True
+        for group in optimizer.param_groups:
+            group.update(options)
+        for _ in range(4):
+            optimizer.zero_grad()
+            model(torch.ones(2, 5)).square().sum().backward()
+            optimizer.step()
+        return model.weight.detach()
+
+    torch.testing.assert_close(trained(), trained(fused=False))
+
+
 def test_cosine_gives_the_released_rates():
     golden = figures("u_kan", "lr")["u_kan"].numpy()  # columns: KAN, other
     optimizer = two_groups()
