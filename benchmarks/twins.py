@@ -21,7 +21,7 @@ from protocol import (
     demand_green,
     facts,
     interleave,
-    peak_mib,
+    own_peak_mib,
     record,
 )
 
@@ -70,7 +70,7 @@ def one(name: str, batch: int) -> None:
     tiny = AllUKAN.tiny()
     tiny(torch.randn(2, 3, 32, 32)).sum().backward()
     step = step_of(name, batch)
-    print(peak_mib(lambda: (step(), step())))
+    print(own_peak_mib(lambda: (step(), step())))
 
 
 def inference() -> None:
