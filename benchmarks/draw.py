@@ -64,6 +64,7 @@ def network(name: str, title: str) -> Line:
     return Line(label, "the same on the torch scan", "networks", work, "cpu", "torch", "networks")
 
 
+LAST = "linear twin, channels last"
 DIRECTIONS = "four directions 64x64 E96 N16, forward + backward"
 COPIES = "permuted copies, log-depth"
 LINES = (
@@ -80,6 +81,11 @@ LINES = (
     twin("U-KAN", 8),
     twin("ALL U-KAN", 1),
     twin("ALL U-KAN", 8),
+    *(
+        # ALL U-KAN puts its maps into this order by itself; beside the twin in the same order, splines alone remain.
+        twin("ALL U-KAN", batch)._replace(against=f"its {LAST}", other=LAST)
+        for batch in (1, 8)
+    ),
     Line(
         *("U-KAN, prediction, torch.compile", "its linear twin, eager", "inference", "prediction, 256 x 256, batch 1"),
         *("U-KAN, compiled", "linear twin"),
