@@ -64,7 +64,7 @@ def network(name: str, title: str) -> Line:
     return Line(label, "the same on the torch scan", "networks", work, "cpu", "torch", "networks")
 
 
-LAST = "linear twin, channels last"
+LAST = ", channels last"
 DIRECTIONS = "four directions 64x64 E96 N16, forward + backward"
 COPIES = "permuted copies, log-depth"
 LINES = (
@@ -82,8 +82,8 @@ LINES = (
     twin("ALL U-KAN", 1),
     twin("ALL U-KAN", 8),
     *(
-        # ALL U-KAN puts its maps into this order by itself; beside the twin in the same order, splines alone remain.
-        twin("ALL U-KAN", batch)._replace(against=f"its {LAST}", other=LAST)
+        twin(f"{network}{LAST}", batch)._replace(against=f"its linear twin{LAST}", other=f"linear twin{LAST}")
+        for network in ("U-KAN", "ALL U-KAN")
         for batch in (1, 8)
     ),
     Line(

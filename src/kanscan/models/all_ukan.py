@@ -6,7 +6,6 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, ClassVar, Self
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -99,8 +98,6 @@ class AllUKAN(SegmentationModel):
         _check_kinds(token_layers, convolutions, input_weight, spline_gradient)
         _check_conv_options(convolutions, padding_contributes, depthwise_group_width)
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, (32, 32)
-        # In this order KAonv is fastest on processors, and nothing moves between maps and tokens.
-        self.channels_last = convolutions == "ka"
         c1, c2, c3 = channels
         stem = (in_channels, c1 // 8, c1 // 4, c1)
         widths = (c3, c2, c1, c1 // 4, c1 // 8, c1 // 8)
@@ -160,8 +157,6 @@ class AllUKAN(SegmentationModel):
         self.check_input(x)
         skips: list[Tensor] = []
         for stage in self.encoder:
-            if self.channels_last and x.device.type == "cpu":
-                x = x.contiguous(memory_format=torch.channels_last)
             x = F.max_pool2d(stage(x), 2)
             skips.append(x)
         for embedding, block, norm in zip(self.embeddings, self.encoder_blocks, self.encoder_norms, strict=True):
