@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kanscan.ops import native
-from kanscan.ops.kaconv.kernel_calls import KernelGrid, eights, spline_gradient, window, window_of
+from kanscan.ops.kaconv.kernel_calls import KernelGrid, base_gradients, eights, spline_gradient, window, window_of
 
-_convolution_backward = torch.ops.aten.convolution_backward.default
 _LAST = torch.channels_last
 
 
@@ -138,14 +137,7 @@ def _base_gradients(
         rows = _rows(grad)
         grad_x = _map(rows @ u.flatten(1), x) if needs[0] else _none(x)
         return grad_x, (rows.t() @ _rows(silu)).view(u.shape) if needs[1] else _none(x)
-    stride, padding, dilation, groups = rest
-    grad_x, grad_u, _ = _convolution_backward(
-        grad, silu, u, None, stride, padding, dilation, False, [0, 0], groups, [*needs[:2], False]
-    )
-    return (
-        grad_x.contiguous(memory_format=_LAST) if needs[0] else _none(x),
-        grad_u.contiguous() if needs[1] else _none(x),
-    )
+    return base_gradients(grad, silu, u, rest, needs[:2], _LAST)
 
 
 def _depthwise_backward(

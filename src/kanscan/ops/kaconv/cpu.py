@@ -18,11 +18,17 @@ from torch.autograd.function import once_differentiable
 from kanscan.ops import native
 from kanscan.ops.bspline.cpu import ORDERS
 from kanscan.ops.kaconv import channels_last
-from kanscan.ops.kaconv.kernel_calls import KernelGrid, eights, kernel_grid, plain, spline_gradient, window
+from kanscan.ops.kaconv.kernel_calls import (
+    KernelGrid,
+    base_gradients,
+    eights,
+    kernel_grid,
+    plain,
+    spline_gradient,
+    window,
+)
 from kanscan.ops.kaconv.setting import Grid, Setting
 from kanscan.ops.selective_scan import without_autocast
-
-_convolution_backward = torch.ops.aten.convolution_backward.default
 
 # Schemas are written out: torch would read them off annotations, which a type checker at run time may have wrapped.
 _TENSORS = "Tensor x, Tensor base_weight, Tensor spline_weight"
@@ -382,11 +388,7 @@ def _base_gradients(
     if need_base:
         silu = native.scratch(x.shape)
         native.call("ka_sums", x, x.shape[0], x.shape[1], x.shape[2] * x.shape[3], *grid, silu, None)
-    stride, padding, dilation, groups = rest
-    grad_x, grad_u, _ = _convolution_backward(
-        grad, silu, u, None, stride, padding, dilation, False, [0, 0], groups, [need_x, need_base, False]
-    )
-    return grad_x.contiguous() if need_x else x.new_empty(0), grad_u.contiguous() if need_base else x.new_empty(0)
+    return base_gradients(grad, silu, u, rest, (need_x, need_base))
 
 
 _conv_backward = torch.library.custom_op(

@@ -49,6 +49,34 @@ def window(x: Tensor, base_weight: Tensor, *rest: Sequence[int]) -> Tensor:
     return window_of((kernel[2], kernel[3]), stride, padding, dilation, (size[2], size[3]))
 
 
+def base_gradients(
+    grad: Tensor,
+    silu: Tensor,
+    u: Tensor,
+    rest: tuple[Sequence[int], Sequence[int], Sequence[int], int],
+    needs: tuple[bool, bool],
+    order: torch.memory_format = torch.contiguous_format,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of SiLU(x) and of its weight, by the library's convolution; empty ones where none is needed.
+
+    Args:
+        grad: Gradient of the result.
+        silu: SiLU(x); whatever has its shape where the weight's gradient is not needed.
+        u: Weights of SiLU.
+        rest: Stride, padding, dilation and groups.
+        needs: Which of the two are needed.
+        order: Memory format of the gradient of SiLU(x).
+    """
+    stride, padding, dilation, groups = rest
+    grad_x, grad_u, _ = torch.ops.aten.convolution_backward.default(
+        grad, silu, u, None, stride, padding, dilation, False, [0, 0], groups, [*needs, False]
+    )
+    return (
+        grad_x.contiguous(memory_format=order) if needs[0] else grad.new_empty(0),
+        grad_u.contiguous() if needs[1] else grad.new_empty(0),
+    )
+
+
 def spline_gradient(sums: Tensor, grad: Tensor, bases: int, outputs: int, order: str = "") -> Tensor:
     """Return the gradient of the splines (all outputs, bases).
 
