@@ -89,6 +89,7 @@ struct Few {
 template <int NUM, int K, bool HOLD, bool SOFTPLUS>
 ALWAYS_INLINE void few_steps(Few<NUM>& few, Lane& u, Lane& delta, const float*& B, const float*& C, int64_t row,
                              Lane& y) {
+    // With the zero-order hold, of the decays what they differ from one by.
     Vector value[K], step[K], e[K], decay[K * NUM];
 #pragma GCC unroll 4
     for (int k = 0; k < K; k++) {
@@ -98,19 +99,23 @@ ALWAYS_INLINE void few_steps(Few<NUM>& few, Lane& u, Lane& delta, const float*& 
     if constexpr (SOFTPLUS) softplus_each<K>(step, e);
 #pragma GCC unroll 4
     for (int i = 0; i < K * NUM; i++) decay[i] = step[i / NUM] * few.rate[i % NUM];
-    exp2_each<K * NUM>(decay);
+    if constexpr (HOLD) {
+#pragma GCC unroll 4
+        for (int i = 0; i < K * NUM; i++) decay[i] = growth_of(decay[i]);
+    } else {
+        exp2_each<K * NUM>(decay);
+    }
 #pragma GCC unroll 4
     for (int k = 0; k < K; k++) {
         const Vector input = step[k] * value[k];
         Vector sum = few.D * value[k];
 #pragma GCC unroll 4
         for (int n = 0; n < NUM; n++) {
-            Vector enters = input;
             if constexpr (HOLD) {
-                const Vector exponent = step[k] * few.rate[n] * (1 / LOG2_E);
-                enters = hold_gain(step[k], exponent, decay[k * NUM + n], few.inverse[n]) * value[k];
+                few.h[n] += decay[k * NUM + n] * (few.h[n] + few.inverse[n] * (value[k] * B[n]));
+            } else {
+                few.h[n] = decay[k * NUM + n] * few.h[n] + input * B[n];
             }
-            few.h[n] = decay[k * NUM + n] * few.h[n] + enters * B[n];
             sum += few.h[n] * C[n];
         }
         store(y.data, sum);
@@ -175,8 +180,7 @@ void forward_task(const Scan& scan, const View& y, float* last, float* saved, in
         load_states(start, states, channels, 1, h + (k - from) * size);
         load_states(scan.A + channel * states, states, channels, LOG2_E, A + (k - from) * size);
     }
-    if (HOLD && states > 2) invert_away_from_zero(A, (to - from) * size, inverse);
-    if (HOLD && states <= 2) invert(A, (to - from) * size, inverse);
+    if (HOLD) invert(A, (to - from) * size, inverse);
     for (int64_t c = 0; c < scan.num_chunks(); c++) {
         const int64_t begin = c * chunk, end = scan.length - begin < chunk ? scan.length : begin + chunk;
         load_matrix(scan, scan.B, b, g, begin, end - begin, B);
@@ -388,7 +392,7 @@ struct BackwardTask {
             store(sum_D + (k - from) * LANES, Vector{});
             store(sum_bias + (k - from) * LANES, Vector{});
         }
-        if (scan.hold) invert_away_from_zero(A, (to - from) * scan.states * LANES, inverse);
+        if (scan.hold) invert(A, (to - from) * scan.states * LANES, inverse);
     }
 
     void run_chunk(int64_t c) {

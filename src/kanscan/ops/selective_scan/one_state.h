@@ -76,8 +76,8 @@ struct Channel {
 
     Channel(const Scan& scan, int64_t channel) {
         bias = all(scan.bias ? scan.bias[channel] : 0), D = all(scan.D ? scan.D[channel] : 0);
-        rate = all(scan.A[channel] * LOG2_E);
-        inverse = all(scan.A[channel] == 0 ? 0 : 1 / scan.A[channel]);
+        const Vector given = all(scan.A[channel]), A = magnitude(given) < SMALLEST_RATE ? all(SMALLEST_RATE) : given;
+        rate = A * LOG2_E, inverse = 1.0f / A;
     }
 };
 
@@ -126,11 +126,11 @@ ALWAYS_INLINE void enter(const Channel& c, const float* u, const float* B, const
     Vector a[4];
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k++) a[k] = load(step + k * LANES) * c.rate;
-    exp2_each<4>(a);
+    if constexpr (!HOLD) exp2_each<4>(a);
 #pragma GCC unroll 4
     for (int k = 0; k < 4; k++) {
         Vector gain = load(step + k * LANES);
-        if constexpr (HOLD) gain = hold_gain(gain, gain * c.rate * (1 / LOG2_E), a[k], c.inverse);
+        if constexpr (HOLD) a[k] = growth_of(a[k]), gain = a[k] * c.inverse, a[k] += 1.0f;
         store(decay + k * LANES, a[k]), store(input + k * LANES, gain * load(u + k * LANES) * load(B + k * LANES));
     }
 }

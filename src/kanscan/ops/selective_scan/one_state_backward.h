@@ -56,10 +56,10 @@ ALWAYS_INLINE void gradients(const Channel& c, const float* B, const Back& back,
     const Vector by_gain = by_input * value;
     Vector gain = step, grad_step = through * c.rate * (1 / LOG2_E), grad_A = through * step;
     if constexpr (HOLD) {
-        const Vector x = step * c.rate * (1 / LOG2_E);
-        gain = hold_gain(step, x, decay, c.inverse);
+        const Vector x = step * c.rate;
+        gain = growth_of(x) * c.inverse;
         grad_step += by_gain * decay;
-        grad_A += by_gain * hold_slope(step, x, decay, gain, c.inverse);
+        grad_A += by_gain * hold_slope(step, x * (1 / LOG2_E), decay, gain, c.inverse);
     } else {
         grad_step += by_gain;
     }

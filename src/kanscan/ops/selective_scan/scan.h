@@ -226,28 +226,8 @@ inline void store_states(const float* in, int64_t states, int channels, float* p
 
 inline Vector load_channels(const float* p, int channels) { return p ? load_first(p, channels) : Vector{}; }
 
-// 1 / A of rates that were scaled for powers of two; 0 where A is 0.
-inline void invert(const float* rates, int64_t count, float* out) {
-    for (int64_t i = 0; i < count; i += LANES) {
-        const Vector A = load(rates + i);
-        store(out + i, A == 0.0f ? Vector{} : LOG2_E / A);
-    }
-}
-
-// (exp(x) - 1) / A for x = step A: near zero, where the difference cancels, a series (remainder below 1e-8).
-ALWAYS_INLINE Vector hold_gain(Vector step, Vector x, Vector decay, Vector inverse) {
-    Vector p = all(1.0f / 40320);
-    p = p * x + 1.0f / 5040;
-    p = p * x + 1.0f / 720;
-    p = p * x + 1.0f / 120;
-    p = p * x + 1.0f / 24;
-    p = p * x + 1.0f / 6;
-    p = p * x + 0.5f;
-    p = p * x + 1.0f;
-    return magnitude(x) < 0.5f ? step * p : (decay - 1.0f) * inverse;
-}
-
-// Its derivative by A: near zero a polynomial (relative error 5.4e-9 before rounding).
+// The derivative by A of what an input held over a step adds to the state, (exp(x) - 1) / A for x = step A: near zero a
+// polynomial (relative error 5.4e-9 before rounding).
 ALWAYS_INLINE Vector hold_slope(Vector step, Vector x, Vector decay, Vector gain, Vector inverse) {
     constexpr float C[] = {1.73169738e-4f, 1.20008804e-3f, 6.94487995e-3f, 3.33321432e-2f,
                            1.24999951e-1f, 3.3333337e-1f,  0.5f};
@@ -256,11 +236,11 @@ ALWAYS_INLINE Vector hold_slope(Vector step, Vector x, Vector decay, Vector gain
     return magnitude(x) < 0.5f ? step * step * p : (step * decay - gain) * inverse;
 }
 
-// Below this size a rate is as good as zero, and the zero-order hold may divide by it.
+// Below this size a rate is as good as zero; what takes its place may be divided by.
 constexpr float SMALLEST_RATE = 1e-20f;
 
 // Rates that may be divided by, and their inverses; of rates that were scaled for powers of two those of the unscaled.
-inline void invert_away_from_zero(float* rates, int64_t count, float* out) {
+inline void invert(float* rates, int64_t count, float* out) {
     for (int64_t i = 0; i < count; i += LANES) {
         const Vector rate = load(rates + i), A = magnitude(rate) < SMALLEST_RATE ? all(SMALLEST_RATE) : rate;
         store(rates + i, A), store(out + i, LOG2_E / A);
