@@ -35,7 +35,7 @@ def check_layer(golden: Figures, options: dict, dtype: torch.dtype, tolerance: f
     assert_close(layer.spline_weight.grad, golden["g_spline"], tolerance * 10)
     if layer.spline_scaler is not None:
         assert_close(layer.spline_scaler.grad, golden["g_scaler"], tolerance * 10)
-    basis = bspline_basis(golden["x"].to(dtype), layer.grid_size, layer.spline_order, layer.grid_range)
+    basis = bspline_basis(golden["x"].to(dtype), *layer.grid)
     assert_close(basis, golden["basis"], tolerance)
     assert_close(layer.released_buffers()["grid"], golden["grid"], 1e-6)
     assert_close(layer.regularization_loss(), golden["reg_loss"], 1e-5)

@@ -10,12 +10,12 @@ from torch import nn
 from golden.figures import assert_close, figures
 from golden.recipe_u_kan import weights
 from kanscan.layers.kan import KANLinear
+from kanscan.layers.spline import kan_parameters
 from kanscan.models import create_model, released_state_dict
 from kanscan.models.released import load_into
 from kanscan.ops.bspline import kan_linear
 from kanscan.training.losses import BCEDiceLoss
 from kanscan.training.optim import (
-    kan_parameters,
     learning_rates,
     make_optimizer,
     make_schedule,
@@ -30,6 +30,17 @@ def test_groups_by_type_hold_every_parameter_once():
     assert sum(p.numel() for g in groups.values() for p in g["params"]) == 6_356_689
     assert len(groups["kan"]["params"]) == 36
     assert (groups["kan"]["lr"], groups["other"]["lr"]) == (1e-2, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "kan", "other"),
+    [("ukan", "base", 36, 138), ("all_ukan", None, 86, 76), ("vmkla_unet", "release", 42, 397)],
+)
+def test_every_kind_of_spline_layer_takes_its_own_rate(name, preset, kan, other):
+    with torch.device("meta"):
+        model = create_model(name, preset=preset)
+    groups = {g["name"]: (len(g["params"]), g["lr"]) for g in parameter_groups(model, lr=1e-4, kan_lr=1e-2)}
+    assert groups == {"other": (other, 1e-4), "kan": (kan, 1e-2)}
 
 
 def test_a_name_does_not_make_a_kan_layer():

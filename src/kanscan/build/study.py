@@ -20,7 +20,7 @@ from kanscan.explanation.activation import randomized
 from kanscan.explanation.chapters import Chapter, Sample
 from kanscan.explanation.pruning import prune
 from kanscan.explanation.scan_attention import scan_layers
-from kanscan.explanation.splines import SplineLayer
+from kanscan.explanation.splines import ObservedLayer
 from kanscan.files import atomic, write_json
 from kanscan.metrics import case_scores
 from kanscan.models import create_model
@@ -157,7 +157,7 @@ class Study:
         self.others, self.scanning = others, scanning
         self.samples, self.shown, self.layer, self.position = seen.samples, seen.samples[:shown], layer, position
         self.temperature: float | None = None
-        self._layers: list[SplineLayer] | None = None
+        self._layers: list[ObservedLayer] | None = None
         dims = self.samples[0].x.ndim - 1
         if len(position) > dims:
             raise ValueError(f"at names {len(position)} shares, the network's images have {dims} axes")
@@ -216,7 +216,7 @@ class Study:
         chapter, self._layers = chapters.splines(self.model, self.samples, self.device)
         return chapter
 
-    def layers(self) -> list[SplineLayer]:
+    def layers(self) -> list[ObservedLayer]:
         """Return the observed KAN layers."""
         if self._layers is None:
             self.splines()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kanscan.explanation.splines import SplineLayer
+from kanscan.explanation.splines import ObservedLayer
 
 #: What a formula must gain in R² for each unit of complexity.
 COMPLEXITY_PENALTY = 0.002
@@ -51,7 +51,7 @@ class Formula:
     """y = a f(b x + c) + d, fitted to a learned function.
 
     Attributes:
-        edge: (output, place), see `kanscan.explanation.splines.SplineLayer`.
+        edge: (output, place), see `kanscan.explanation.splines.ObservedLayer`.
         shape: Name in the library.
         a: Outer scale.
         b: Inner scale.
@@ -103,7 +103,7 @@ def _line(slope: float, of: str, shift: float, *, bare: bool = True) -> str:
 _SHAPES = {shape.name: shape for shape in LIBRARY}
 
 
-def fit_formula(layer: SplineLayer, output: int, place: int, *, penalty: float = COMPLEXITY_PENALTY) -> Formula:
+def fit_formula(layer: ObservedLayer, output: int, place: int, *, penalty: float = COMPLEXITY_PENALTY) -> Formula:
     """Find the simplest formula that says what a learned function does to the inputs it meets.
 
     The function is compared at the middles of the histogram's bins, each weighted by how many inputs fell into it. For

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kanscan.explanation.scan_attention import ENOUGH_PLACES, mean_distance, place_of, scan_attention
 from kanscan.layers.attention import LinearAttention, rotate
-from kanscan.layers.kan import KANLinear
+from kanscan.layers.spline import SplineLayer
 from kanscan.layers.ssm import SS2D
 
 #: Places, as shares of height and width, over which distances are averaged.
@@ -52,7 +52,7 @@ def attention_layers(model: nn.Module) -> dict[str, LinearAttention]:
 
 def has_kan(attention: LinearAttention) -> bool:
     """Tell whether queries and keys come from splines."""
-    return any(hasattr(m, "spline_weight") or isinstance(m, KANLinear) for m in attention.queries_keys.modules())
+    return any(isinstance(m, SplineLayer) for m in attention.queries_keys.modules())
 
 
 def attention_rows(

@@ -6,19 +6,13 @@ data are therefore all that is needed, however many functions read them: one pas
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kanscan.layers.as_coded_spline import AsCodedKANLinear, as_coded_basis
-from kanscan.layers.kan import KANLinear
-from kanscan.layers.kan_conv import KAConv, KANConv, SharedKANLinear
-from kanscan.ops.bspline import bspline_basis
-from kanscan.ops.kaconv import ka_conv, ka_linear
+from kanscan.layers.spline import Bases, SharedSplineLayer, SplineLayer
 
 #: Bins of the histogram of inputs; it spans the grid and `HISTOGRAM_MARGIN` of its width on either side.
 HISTOGRAM_BINS = 432
@@ -27,50 +21,26 @@ HISTOGRAM_MARGIN = 4.0
 MOST_VALUES = 2**19
 
 
-@dataclass(frozen=True)
-class Grid:
-    """The bases of a layer.
-
-    Attributes:
-        size: Intervals inside the range.
-        order: Degree.
-        range: Ends of the range.
-        as_coded: The functions of the released VMKLA-UNet in place of B-splines; they have no local support.
-    """
-
-    size: int
-    order: int
-    range: tuple[float, float]
-    as_coded: bool = False
-
-    @property
-    def reach(self) -> float:
-        """How far outside the range some basis is not zero."""
-        low, high = self.range
-        return float("inf") if self.as_coded else (high - low) / self.size * self.order
-
-
-def features(x: Tensor, grid: Grid) -> Tensor:
+def features(x: Tensor, bases: Bases) -> Tensor:
     """Return SiLU and the bases of `x` along a new last axis, 1 + M of them."""
-    basis = as_coded_basis if grid.as_coded else bspline_basis
-    return torch.cat([F.silu(x)[..., None], basis(x, grid.size, grid.order, grid.range)], dim=-1)
+    return torch.cat([F.silu(x)[..., None], bases(x)], dim=-1)
 
 
 class Moments:
     """Sums over the values that each source of inputs gave.
 
     Args:
-        grid: Bases the values enter.
+        bases: Bases the values enter.
         sources: Number of sources: inputs that some function reads apart from the others.
     """
 
-    def __init__(self, grid: Grid, sources: int) -> None:
-        self.grid = grid
-        low, high = grid.range
+    def __init__(self, bases: Bases, sources: int) -> None:
+        self.bases = bases
+        low, high = bases.grid.grid_range
         margin = (high - low) * HISTOGRAM_MARGIN
         self.bin_edges = torch.linspace(low - margin, high + margin, HISTOGRAM_BINS + 1, dtype=torch.float64)
         # The input itself is one more feature, so that a straight line can be fitted.
-        width = 2 + grid.size + grid.order
+        width = 2 + bases.grid.num_bases
         self.first = torch.zeros(sources, width, dtype=torch.float64)
         self.second = torch.zeros(sources, width, width, dtype=torch.float64)
         self.histogram = torch.zeros(sources, HISTOGRAM_BINS, dtype=torch.float64)
@@ -87,13 +57,13 @@ class Moments:
             self._add(part.cpu().double())
 
     def _add(self, x: Tensor) -> None:
-        f = torch.cat([x[..., None], features(x, self.grid)], dim=-1)
+        f = torch.cat([x[..., None], features(x, self.bases)], dim=-1)
         self.first += f.sum(0)
         by_source = f.transpose(0, 1)
         self.second += by_source.mT @ by_source
-        low, high = self.grid.range
+        (low, high), reach = self.bases.grid.grid_range, self.bases.reach
         self.outside += ((x < low) | (x > high)).sum(0)
-        self.beyond += ((x <= low - self.grid.reach) | (x >= high + self.grid.reach)).sum(0)
+        self.beyond += ((x <= low - reach) | (x >= high + reach)).sum(0)
         place = torch.bucketize(x.contiguous(), self.bin_edges[1:-1])
         self.histogram.scatter_add_(1, place.T, torch.ones_like(x.T))
         self.count += len(x)
@@ -106,7 +76,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Functions:
-    """The functions of a layer, judged; see `kanscan.explanation.splines.SplineLayer`.
+    """The functions of a layer, judged; see `kanscan.explanation.splines.ObservedLayer`.
 
     Attributes:
         coefficients: `(out, n, 1 + M)`.
@@ -128,31 +98,16 @@ class Observer:
 
     Args:
         layer: The layer.
-        grid: Its bases.
-        groups: Groups of a convolution.
-        coefficients: `(out, inputs of a group, taps, 1 + M)`.
-        taps: Of a convolution's window.
-        values: From the layer's input to `(N, sources)`.
     """
 
-    shared = False
-
-    def __init__(
-        self,
-        layer: nn.Module,
-        grid: Grid,
-        groups: int,
-        coefficients: Tensor,
-        taps: tuple[int, int] | None,
-        values: Callable[[Tensor], Tensor],
-    ) -> None:
-        self.layer, self.groups, self.taps, self.values = layer, groups, taps, values
-        self.coefficients = coefficients.detach().double().cpu().unflatten(0, (groups, -1))
-        self.moments = Moments(grid, groups * coefficients.shape[1])
+    def __init__(self, layer: SplineLayer) -> None:
+        self.layer = layer
+        self.coefficients = layer.coefficients().detach().double().cpu().unflatten(0, (layer.groups, -1))
+        self.moments = Moments(layer.bases, layer.groups * self.coefficients.shape[2])
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Take what the layer is fed."""
-        self.moments.add(self.values(inputs[0].detach()))
+        self.moments.add(self.layer.sources(inputs[0].detach()))
 
     def functions(self) -> Functions:
         """Judge the layer's functions by what was taken."""
@@ -172,7 +127,7 @@ class Observer:
     def _spread(self) -> tuple[Tensor, Tensor]:
         """Return variance over the inputs, and the share of it that is not straight, of each function."""
         w = self.coefficients
-        covariance = self.moments.covariance().unflatten(0, (self.groups, -1))
+        covariance = self.moments.covariance().unflatten(0, (self.layer.groups, -1))
         variance = torch.einsum("goctf,gcfh,gocth->goct", w, covariance[..., 1:, 1:], w).clamp_min(0)
         along = torch.einsum("goctf,gcf->goct", w, covariance[..., 1:, 0])
         spread = covariance[..., 0, 0].clamp_min(torch.finfo(torch.float64).tiny)
@@ -190,30 +145,12 @@ class SharedObserver(Observer):
 
     Args:
         layer: The layer.
-        grid: Its bases.
-        groups: Groups of a convolution.
-        spline_weight: `(out, M)`.
-        taps: Of a convolution's window.
-        values: From the layer's input to `(N, groups)`.
-        sums: From the layer's input to the sums of bases `(N, groups, M)` and the SiLU part `(N, out)`.
     """
 
-    shared = True
-
-    def __init__(
-        self,
-        layer: nn.Module,
-        grid: Grid,
-        groups: int,
-        spline_weight: Tensor,
-        taps: tuple[int, int] | None,
-        values: Callable[[Tensor], Tensor],
-        sums: Callable[[Tensor], tuple[Tensor, Tensor]],
-    ) -> None:
-        alone = F.pad(spline_weight, (1, 0))[:, None, None, :]
-        super().__init__(layer, grid, groups, alone, taps, values)
-        self.sums = sums
-        outputs, bases = spline_weight.shape
+    def __init__(self, layer: SharedSplineLayer) -> None:
+        super().__init__(layer)
+        self.window_sums = layer.window_sums
+        (outputs, bases), groups = layer.spline_weight.shape, layer.groups
         self.num_sums = 0
         self.first = torch.zeros(groups, bases, dtype=torch.float64)
         self.second = torch.zeros(groups, bases, bases, dtype=torch.float64)
@@ -223,7 +160,7 @@ class SharedObserver(Observer):
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Take what the layer is fed."""
         super().__call__(module, inputs)
-        bases, base = self.sums(inputs[0].detach())
+        bases, base = self.window_sums(inputs[0].detach())
         for part in bases.split(max(1, 2**20 // bases[0].numel())):
             by_group = part.cpu().double().transpose(0, 1)
             self.first += by_group.sum(1)
@@ -247,72 +184,6 @@ class SharedObserver(Observer):
         )
 
 
-def spline_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers of splines of a network by their dotted names, in the order they stand."""
-    return {name: module for name, module in model.named_modules() if type(module) in _OBSERVERS}
-
-
-def observer_of(layer: nn.Module) -> Observer:
+def observer_of(layer: SplineLayer) -> Observer:
     """Make what watches a layer of splines."""
-    return _OBSERVERS[type(layer)](layer)
-
-
-def _of_linear(layer: Any) -> Observer:
-    spline = layer.spline_weight
-    if layer.spline_scaler is not None:
-        spline = spline * layer.spline_scaler[..., None]
-    weights = torch.cat([layer.base_weight[..., None], spline], dim=-1)[:, :, None]
-    grid = Grid(layer.grid_size, layer.spline_order, layer.grid_range, isinstance(layer, AsCodedKANLinear))
-    return Observer(layer, grid, 1, weights, None, lambda x: x.reshape(-1, x.shape[-1]))
-
-
-def _of_kan_conv(layer: Any) -> Observer:
-    spline = layer.spline_weight * layer.spline_scaler[..., None]
-    weights = torch.cat([layer.base_weight[..., None], spline], dim=-1).flatten(2, 3)
-    taps = tuple(layer.base_weight.shape[2:])
-    return Observer(layer, _grid(layer), layer.groups, weights, taps, lambda x: x.transpose(0, 1).flatten(1).T)
-
-
-def _of_shared_linear(layer: Any) -> Observer:
-    outputs, bases = layer.spline_weight.shape
-    zeros = layer.base_weight.new_zeros(bases, layer.base_weight.shape[1])
-    ones = torch.eye(bases).to(layer.base_weight)
-
-    def sums(x: Tensor) -> tuple[Tensor, Tensor]:
-        base = F.linear(F.silu(x), layer.base_weight)
-        return ka_linear(x, zeros, ones, layer.input_weight, **layer.grid).reshape(-1, 1, bases), base.reshape(
-            -1, outputs
-        )
-
-    return SharedObserver(layer, _grid(layer), 1, layer.spline_weight, None, lambda x: x.reshape(-1, 1), sums)
-
-
-def _of_ka_conv(layer: Any) -> Observer:
-    outputs, bases = layer.spline_weight.shape
-    groups, shape = layer.window["groups"], tuple(layer.base_weight.shape[1:])
-    zeros = layer.base_weight.new_zeros(groups * bases, *shape)
-    ones = torch.eye(bases).repeat(groups, 1).to(layer.base_weight)
-
-    def values(x: Tensor) -> Tensor:
-        return x.unflatten(1, (groups, -1)).transpose(0, 1).flatten(1).T
-
-    def sums(x: Tensor) -> tuple[Tensor, Tensor]:
-        how = {"padding_contributes": layer.padding_contributes, **layer.window, **layer.grid}
-        maps = ka_conv(x, zeros, ones, layer.input_weight, **how).unflatten(1, (groups, bases))
-        base = F.conv2d(F.silu(x), layer.base_weight, None, **layer.window)
-        return maps.permute(0, 3, 4, 1, 2).flatten(0, 2), base.permute(0, 2, 3, 1).reshape(-1, outputs)
-
-    return SharedObserver(layer, _grid(layer), groups, layer.spline_weight, shape[1:], values, sums)
-
-
-def _grid(layer: Any) -> Grid:
-    return Grid(layer.grid["grid_size"], layer.grid["spline_order"], layer.grid["grid_range"])
-
-
-_OBSERVERS: dict[Any, Callable[[Any], Observer]] = {
-    KANLinear: _of_linear,
-    AsCodedKANLinear: _of_linear,
-    KANConv: _of_kan_conv,
-    SharedKANLinear: _of_shared_linear,
-    KAConv: _of_ka_conv,
-}
+    return SharedObserver(layer) if isinstance(layer, SharedSplineLayer) else Observer(layer)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from kanscan.explanation.splines import SplineLayer, spline_layers
+from kanscan.explanation.splines import ObservedLayer
+from kanscan.layers.spline import spline_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -30,7 +31,7 @@ class PrunePoint:
     score: float
 
 
-def node_importance(layers: Sequence[SplineLayer]) -> dict[str, Tensor]:
+def node_importance(layers: Sequence[ObservedLayer]) -> dict[str, Tensor]:
     """Return `(sources,)` for each layer: the root of the summed variances of the functions that read each source."""
     found = {}
     for layer in layers:
@@ -40,7 +41,7 @@ def node_importance(layers: Sequence[SplineLayer]) -> dict[str, Tensor]:
     return found
 
 
-def relative_importance(layer: SplineLayer) -> Tensor:
+def relative_importance(layer: ObservedLayer) -> Tensor:
     """Return `(out, n)`: the share of an output's variance that each function brings, so that layers can be compared.
 
     Beside a shared spline the SiLU part counts as the rest of the output.
@@ -50,7 +51,7 @@ def relative_importance(layer: SplineLayer) -> Tensor:
     return variance / total.clamp_min(torch.finfo(variance.dtype).tiny)
 
 
-def prune(model: Model, layers: Sequence[SplineLayer], share: float) -> Model:
+def prune(model: Model, layers: Sequence[ObservedLayer], share: float) -> Model:
     """Copy a network without the least important functions of its spline layers.
 
     Functions are ranked over all layers by the share of their output's variance that they bring on the observed data. A
@@ -71,30 +72,21 @@ def prune(model: Model, layers: Sequence[SplineLayer], share: float) -> Model:
     if not 0 <= share <= 1:
         raise ValueError(f"the share of edges to remove must be between 0 and 1, got {share}")
     pruned = deepcopy(model)
-    modules: dict[str, Any] = spline_layers(pruned)
+    modules = spline_layers(pruned)
     ranks = {layer.name: relative_importance(layer) for layer in layers}
     everything = torch.cat([rank.flatten() for rank in ranks.values()])
     removed = round(share * everything.numel())
     order = everything.argsort(stable=True)
     keep = torch.ones_like(everything, dtype=torch.bool)
     keep[order[:removed]] = False
-    start = 0
-    with torch.no_grad():
-        for layer in layers:
-            module, size = modules[layer.name], ranks[layer.name].numel()
-            kept = keep[start : start + size].to(module.base_weight.device)
-            start += size
-            if layer.shared:
-                module.spline_weight.mul_(kept[:, None])
-            else:
-                kept = kept.view_as(module.base_weight)
-                module.base_weight.mul_(kept)
-                module.spline_weight.mul_(kept[..., None])
+    parts = keep.split([rank.numel() for rank in ranks.values()])
+    for (name, rank), kept in zip(ranks.items(), parts, strict=True):
+        modules[name].keep(kept.view_as(rank))
     return pruned
 
 
 def prune_curve(
-    model: Model, layers: Sequence[SplineLayer], shares: Sequence[float], judge: Callable[[Model], float]
+    model: Model, layers: Sequence[ObservedLayer], shares: Sequence[float], judge: Callable[[Model], float]
 ) -> list[PrunePoint]:
     """Judge a network after removing growing shares of its learned functions.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kanscan.explanation.formulas import Formula
 from kanscan.explanation.pruning import PrunePoint
-from kanscan.explanation.splines import SplineLayer
+from kanscan.explanation.splines import ObservedLayer
 from kanscan.explanation.uncertainty import Calibration
 
 _LINE, _DATA, _SOFT, _OTHER = "#2a6a8f", "#c9d9e2", "#5b6670", "#b4602b"
@@ -27,7 +27,7 @@ def _figure(columns: int, rows: int, width: float = 2.5, height: float = 2.0) ->
     return figure, axes
 
 
-def spline_sheet(layer: SplineLayer, formulas: Mapping[tuple[int, int], Formula], count: int = 12) -> Figure:
+def spline_sheet(layer: ObservedLayer, formulas: Mapping[tuple[int, int], Formula], count: int = 12) -> Figure:
     """Draw the strongest functions of a layer over the distribution of the inputs they met.
 
     Args:
@@ -53,7 +53,7 @@ def spline_sheet(layer: SplineLayer, formulas: Mapping[tuple[int, int], Formula]
         if (output, place) in formulas:
             axis.plot(x.numpy(), formulas[output, place](x).numpy(), color=_OTHER, linewidth=1, linestyle="--")
         axis.autoscale(axis="y")
-        for end in layer.grid.range:
+        for end in layer.bases.grid.grid_range:
             axis.axvline(end, color=_SOFT, linewidth=0.6, linestyle=":")
         outside = 100 * layer.outside(output, place)
         axis.set_title(f"{layer.reads(output, place)} → {output}   {outside:.0f}% outside", fontsize=8, color=_SOFT)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kanscan.explanation.moments import Grid, Observer, features, observer_of, spline_layers
-
-__all__ = ["SplineLayer", "observe_splines", "spline_layers"]
+from kanscan.explanation.moments import Observer, features, observer_of
+from kanscan.layers.spline import Bases, spline_layers
 
 
 @dataclass(frozen=True)
-class SplineLayer:
+class ObservedLayer:
     """A layer of splines and the inputs it met; tensors are float64 on the CPU.
 
     A function is called by its output and its place among the functions of that output. In a KAN layer these are the
@@ -24,7 +25,7 @@ class SplineLayer:
 
     Attributes:
         name: Dotted name of the layer in its network.
-        grid: Grid and kind of the bases.
+        bases: The bases and their grid.
         num_inputs: Values each source met (tokens or pixels of all images).
         sources: `(out, n)` which row of the four below a function reads.
         histogram: `(sources, HISTOGRAM_BINS)` counts of the inputs; the outermost bins hold everything beyond.
@@ -36,11 +37,11 @@ class SplineLayer:
         nonlinearity: `(out, n)` share of a function's variance a straight line cannot explain, 0 to 1.
         other_variance: `(out,)` variance of what else enters an output: the SiLU part beside a shared spline.
         shared: One function serves all inputs of an output.
-        taps: Taps (rows, columns) of a convolution's window, or None.
+        taps: Taps of a convolution's window along each axis, or None.
     """
 
     name: str
-    grid: Grid
+    bases: Bases
     num_inputs: int
     sources: Tensor
     histogram: Tensor
@@ -52,11 +53,11 @@ class SplineLayer:
     nonlinearity: Tensor
     other_variance: Tensor
     shared: bool = False
-    taps: tuple[int, int] | None = None
+    taps: tuple[int, ...] | None = None
 
     def curve(self, output: int, place: int, x: Tensor) -> Tensor:
         """Evaluate a function at `x`, any shape."""
-        return features(x.double(), self.grid) @ self.coefficients[output, place]
+        return features(x.double(), self.bases) @ self.coefficients[output, place]
 
     def distribution(self, output: int, place: int) -> Tensor:
         """Return `(HISTOGRAM_BINS,)` counts of the inputs a function met."""
@@ -68,7 +69,7 @@ class SplineLayer:
 
     def span(self, output: int, place: int) -> tuple[float, float]:
         """Return where to look at a function: the grid and half of it on either side, more if 99% of inputs need it."""
-        low, high = self.grid.range
+        low, high = self.bases.grid.grid_range
         counts = self.distribution(output, place)
         share = counts.cumsum(0) / counts.sum()
         first, last = (int(torch.searchsorted(share, share.new_tensor(q))) for q in (0.005, 0.995))
@@ -85,10 +86,11 @@ class SplineLayer:
         if self.shared:
             groups = self.histogram.shape[0]
             return "all" if groups == 1 else f"group {int(self.sources[output, place])}"
-        if self.taps is None or self.taps == (1, 1):
-            return str(int(self.sources[output, place]))
-        row, column = divmod(place % (self.taps[0] * self.taps[1]), self.taps[1])
-        return f"{int(self.sources[output, place])} ({row}, {column})"
+        source = str(int(self.sources[output, place]))
+        if self.taps is None or max(self.taps) == 1:
+            return source
+        tap = np.unravel_index(place % math.prod(self.taps), self.taps)
+        return f"{source} ({', '.join(map(str, tap))})"
 
     @property
     def edge_nonlinearity(self) -> float:
@@ -99,7 +101,7 @@ class SplineLayer:
 
 
 @torch.no_grad()
-def observe_splines(model: nn.Module, batches: Iterable[Tensor]) -> list[SplineLayer]:
+def observe_splines(model: nn.Module, batches: Iterable[Tensor]) -> list[ObservedLayer]:
     """Run images through a network and describe each of its spline layers by what it was fed.
 
     Args:
@@ -126,12 +128,12 @@ def observe_splines(model: nn.Module, batches: Iterable[Tensor]) -> list[SplineL
     return [_summary(name, observer) for name, observer in observers.items() if observer.moments.count]
 
 
-def _summary(name: str, observer: Observer) -> SplineLayer:
+def _summary(name: str, observer: Observer) -> ObservedLayer:
     moments = observer.moments
     found = observer.functions()
-    return SplineLayer(
+    return ObservedLayer(
         name,
-        moments.grid,
+        moments.bases,
         moments.count,
         found.sources,
         moments.histogram,
@@ -142,6 +144,6 @@ def _summary(name: str, observer: Observer) -> SplineLayer:
         found.variance.sqrt(),
         found.bent,
         found.other_variance,
-        observer.shared,
-        observer.taps,
+        observer.layer.shared,
+        observer.layer.taps,
     )

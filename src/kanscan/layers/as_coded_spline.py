@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kanscan.ops.bspline import check_grid
+from kanscan.layers.spline import Bases, SplineLayer
+from kanscan.ops.bspline import Grid, check_grid
 from kanscan.ops.selective_scan import without_autocast
 
 #: Numbers a block of bases may hold: some ten temporaries of this size live at once.
@@ -89,7 +90,20 @@ def _basis(x: Tensor, t: Tensor, spline_order: int) -> Tensor:
     return basis
 
 
-class AsCodedKANLinear(nn.Module):
+class AsCodedBases(Bases):
+    """The functions of `as_coded_basis`."""
+
+    @property
+    def reach(self) -> float:
+        """They never end."""
+        return math.inf
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Evaluate them at `x`, along a new last axis."""
+        return as_coded_basis(x, *self.grid)
+
+
+class AsCodedKANLinear(SplineLayer):
     """KAN layer on `as_coded_basis`: parameters, shapes and starting values of `KANLinear`, other functions.
 
     Args:
@@ -100,6 +114,8 @@ class AsCodedKANLinear(nn.Module):
         grid_range: Ends of the range.
         noise_scale: Amplitude of the noise to which the fresh functions are fitted.
     """
+
+    spline_scaler: nn.Parameter
 
     def __init__(
         self,
@@ -113,12 +129,10 @@ class AsCodedKANLinear(nn.Module):
     ) -> None:
         super().__init__()
         check_as_coded_grid(grid_size, spline_order, grid_range)
-        self.in_features, self.out_features = in_features, out_features
-        self.grid_size, self.spline_order = grid_size, spline_order
-        self.grid_range = (float(grid_range[0]), float(grid_range[1]))
-        self.noise_scale = noise_scale
+        self.grid = Grid.checked(grid_size, spline_order, grid_range)
+        self.in_features, self.out_features, self.noise_scale = in_features, out_features, noise_scale
         self.base_weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.spline_weight = nn.Parameter(torch.empty(out_features, in_features, grid_size + spline_order))
+        self.spline_weight = nn.Parameter(torch.empty(out_features, in_features, self.grid.num_bases))
         self.spline_scaler = nn.Parameter(torch.empty(out_features, in_features))
         self.reset_parameters()
 
@@ -127,23 +141,27 @@ class AsCodedKANLinear(nn.Module):
         """Draw fresh weights as released: uniform of bound 1/sqrt(in), functions through small noise at the knots."""
         nn.init.kaiming_uniform_(self.base_weight, a=math.sqrt(5))
         nn.init.kaiming_uniform_(self.spline_scaler, a=math.sqrt(5))
-        points = self.knots()[self.spline_order : self.grid_size + self.spline_order + 1]
-        noise = (torch.rand(len(points), self.in_features, self.out_features) - 0.5) * (
-            self.noise_scale / self.grid_size
-        )
-        inverse = torch.linalg.pinv(_basis(points, self.knots(), self.spline_order))
+        points = self.grid.inner(self.knots())
+        noise = torch.rand(len(points), self.in_features, self.out_features) - 0.5
+        noise *= self.noise_scale / self.grid.grid_size
+        inverse = torch.linalg.pinv(_basis(points, self.knots(), self.grid.spline_order))
         self.spline_weight.copy_(torch.tensordot(inverse, noise, dims=1).permute(2, 1, 0))
+
+    @property
+    def bases(self) -> AsCodedBases:
+        """The functions as coded."""
+        return AsCodedBases(self.grid)
 
     def knots(self, device: torch.device | str | None = None) -> Float[Tensor, " knots"]:
         """Return the extended knots that every input shares."""
-        return as_coded_knots(self.grid_size, self.spline_order, self.grid_range, device=device)
+        return as_coded_knots(*self.grid, device=device)
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """Apply the layer to the last axis."""
         rows = x.reshape(-1, self.in_features)
         # Bases need float32: half precision cannot place an input between two knots.
         rows = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
-        size = max(BLOCK_NUMBERS // (self.in_features * (self.grid_size + self.spline_order)), 16)
+        size = max(BLOCK_NUMBERS // (self.in_features * self.grid.num_bases), 16)
         parts = [self._block(part) for part in rows.split(size)]
         return (torch.cat(parts) if len(parts) > 1 else parts[0]).view(*x.shape[:-1], self.out_features)
 
@@ -156,8 +174,8 @@ class AsCodedKANLinear(nn.Module):
         return self._apply_rows(rows)
 
     def _apply_rows(self, rows: Tensor) -> Tensor:
-        basis = _basis(rows, self.knots(rows.device).to(rows.dtype), self.spline_order)
-        weight = self.spline_weight * self.spline_scaler.unsqueeze(-1)
+        basis = _basis(rows, self.knots(rows.device).to(rows.dtype), self.grid.spline_order)
+        weight = self.scaled_spline_weight()
         # Values in the hundreds cancel in this sum; half precision would leave little of it.
         with without_autocast(rows):
             return F.linear(F.silu(rows), self.base_weight) + F.linear(basis.flatten(1), weight.flatten(1))
@@ -168,7 +186,4 @@ class AsCodedKANLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """Show widths and grid."""
-        return (
-            f"{self.in_features}, {self.out_features}, grid_size={self.grid_size}, "
-            f"spline_order={self.spline_order}, grid_range={self.grid_range}"
-        )
+        return f"{self.in_features}, {self.out_features}, {self.grid}"

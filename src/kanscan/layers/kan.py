@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from kanscan.layers.drop_path import DropPath
 from kanscan.layers.embedding import init_conv_by_fan_out, to_map, to_tokens
-from kanscan.ops.bspline import check_grid, fit_coefficients, kan_linear, knots
+from kanscan.layers.spline import SplineLayer
+from kanscan.ops.bspline import Grid, fit_coefficients, kan_linear, knots
 
 LAYER_KINDS = ("kan", "linear")
 
 
-class KANLinear(nn.Module):
+class KANLinear(SplineLayer):
     """A linear layer with a learned function on every edge: SiLU and a B-spline, summed (U-KAN Eq. 2-4).
 
     y_o = sum_i base_weight[o, i] * SiLU(x_i) + spline_scaler[o, i] * sum_m spline_weight[o, i, m] * B_m(x_i)
@@ -50,13 +51,10 @@ class KANLinear(nn.Module):
         noise_scale: float = 0.1,
     ) -> None:
         super().__init__()
-        check_grid(grid_size, spline_order, grid_range)
-        self.in_features, self.out_features = in_features, out_features
-        self.grid_size, self.spline_order = grid_size, spline_order
-        self.grid_range = (float(grid_range[0]), float(grid_range[1]))
-        self.noise_scale = noise_scale
+        self.grid = Grid.checked(grid_size, spline_order, grid_range)
+        self.in_features, self.out_features, self.noise_scale = in_features, out_features, noise_scale
         self.base_weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.spline_weight = nn.Parameter(torch.empty(out_features, in_features, grid_size + spline_order))
+        self.spline_weight = nn.Parameter(torch.empty(out_features, in_features, self.grid.num_bases))
         self.spline_scaler = nn.Parameter(torch.empty(out_features, in_features)) if spline_scaler else None
         self.reset_parameters()
 
@@ -64,16 +62,16 @@ class KANLinear(nn.Module):
     def reset_parameters(self) -> None:
         """Draw fresh weights: uniform base and scaler of bound 1/sqrt(in), splines fitted to noise on the grid."""
         nn.init.kaiming_uniform_(self.base_weight, a=math.sqrt(5))
-        noise = torch.rand(self.grid_size + 1, self.in_features, self.out_features) - 0.5
-        points = self.knots()[self.spline_order : self.grid_size + self.spline_order + 1]
-        fitted = self.fit(points, noise * (self.noise_scale / self.grid_size))
+        points = self.grid.inner(self.knots())
+        noise = torch.rand(len(points), self.in_features, self.out_features) - 0.5
+        fitted = self.fit(points, noise * (self.noise_scale / self.grid.grid_size))
         self.spline_weight.copy_(fitted)
         if self.spline_scaler is not None:
             nn.init.kaiming_uniform_(self.spline_scaler, a=math.sqrt(5))
 
     def knots(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, " knots"]:
         """Return the extended knots that every input shares."""
-        return knots(self.grid_size, self.spline_order, self.grid_range, dtype=dtype)
+        return knots(*self.grid, dtype=dtype)
 
     def fit(
         self, points: Float[Tensor, " points"], curves: Float[Tensor, "points inputs outputs"]
@@ -84,26 +82,11 @@ class KANLinear(nn.Module):
             points: Where every curve is sampled.
             curves: Value of the curve of each (input, output) edge at each point.
         """
-        coefficients = fit_coefficients(
-            points,
-            curves,
-            grid_size=self.grid_size,
-            spline_order=self.spline_order,
-            grid_range=self.grid_range,
-        )
-        return coefficients.permute(2, 1, 0).contiguous()
+        return fit_coefficients(points, curves, **self.grid._asdict()).permute(2, 1, 0).contiguous()
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         """Apply the layer to the last axis."""
-        return kan_linear(
-            x,
-            self.base_weight,
-            self.spline_weight,
-            self.spline_scaler,
-            grid_size=self.grid_size,
-            spline_order=self.spline_order,
-            grid_range=self.grid_range,
-        )
+        return kan_linear(x, self.base_weight, self.spline_weight, self.spline_scaler, **self.grid._asdict())
 
     def regularization_loss(self, activation: float = 1.0, entropy: float = 1.0) -> Float[Tensor, ""]:
         """Penalize many active edges: the sum of mean absolute coefficients, and the entropy of their distribution.
@@ -123,10 +106,7 @@ class KANLinear(nn.Module):
 
     def extra_repr(self) -> str:
         """Show widths and grid."""
-        return (
-            f"{self.in_features}, {self.out_features}, grid_size={self.grid_size}, "
-            f"spline_order={self.spline_order}, grid_range={self.grid_range}"
-        )
+        return f"{self.in_features}, {self.out_features}, {self.grid}"
 
 
 class DepthwiseConvBlock(nn.Module):

@@ -11,14 +11,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kanscan.layers.kan import KANLinear
-from kanscan.ops.bspline import bspline_basis, check_grid, fit_coefficients, knots
+from kanscan.layers.spline import SharedSplineLayer, SplineLayer
+from kanscan.ops.bspline import Grid, bspline_basis, fit_coefficients, knots
 from kanscan.ops.kaconv import ka_conv, ka_linear
 from kanscan.ops.selective_scan import without_autocast
 
 Pair = tuple[int, int]
 
 
-class SharedKANLinear(nn.Module):
+class SharedKANLinear(SharedSplineLayer):
     """A layer with one learned function an output, shared by all its inputs (SaKAN, ALL U-KAN Eq. 7 and 8).
 
     y_i = sum_k spline_weight[i, k] * sum_j B_k(x_j) + sum_j base_weight[i, j] * SiLU(x_j)
@@ -55,11 +56,10 @@ class SharedKANLinear(nn.Module):
         noise_scale: float = 0.1,
     ) -> None:
         super().__init__()
-        check_grid(grid_size, spline_order, grid_range)
         self.spline_gradient, self.noise_scale = spline_gradient, noise_scale
-        self.grid = _grid(grid_size, spline_order, grid_range)
+        self.grid = Grid.checked(grid_size, spline_order, grid_range)
         self.base_weight = nn.Parameter(torch.empty(out_features, in_features))
-        self.spline_weight = nn.Parameter(torch.empty(out_features, grid_size + spline_order))
+        self.spline_weight = nn.Parameter(torch.empty(out_features, self.grid.num_bases))
         self.input_weight = nn.Parameter(torch.ones(in_features)) if input_weight else None
         self.reset_parameters()
 
@@ -75,16 +75,24 @@ class SharedKANLinear(nn.Module):
             self.spline_weight,
             self.input_weight,
             spline_gradient=self.spline_gradient,
-            **self.grid,
+            **self.grid._asdict(),
         )
+
+    def window_sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what enters an output: the sums of the bases `(N, 1, M)` and the SiLU part `(N, out)`."""
+        outputs, bases = self.spline_weight.shape
+        nothing = self.base_weight.new_zeros(bases, self.base_weight.shape[1])
+        each = torch.eye(bases).to(self.base_weight)
+        sums = ka_linear(x, nothing, each, self.input_weight, **self.grid._asdict())
+        return sums.reshape(-1, 1, bases), F.linear(F.silu(x), self.base_weight).reshape(-1, outputs)
 
     def extra_repr(self) -> str:
         """Show widths and grid."""
         outputs, inputs = self.base_weight.shape
-        return f"{inputs}, {outputs}, {_shown(self.grid)}, input_weight={self.input_weight is not None}"
+        return f"{inputs}, {outputs}, {self.grid}, input_weight={self.input_weight is not None}"
 
 
-class KAConv(nn.Module):
+class KAConv(SharedSplineLayer):
     """A convolution with one learned function an output, shared by its whole window (KAonv, ALL U-KAN Eq. 9 to 11).
 
     Every window is unfolded and goes through a `SharedKANLinear`; computed without unfolding, exactly.
@@ -133,15 +141,15 @@ class KAConv(nn.Module):
         noise_scale: float = 0.1,
     ) -> None:
         super().__init__()
-        check_grid(grid_size, spline_order, grid_range)
         check_groups(in_channels, out_channels, groups)
         kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
         self.window: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+        self.groups = groups
         self.padding_contributes, self.spline_gradient = padding_contributes, spline_gradient
         self.noise_scale = noise_scale
-        self.grid = _grid(grid_size, spline_order, grid_range)
+        self.grid = Grid.checked(grid_size, spline_order, grid_range)
         self.base_weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *kernel))
-        self.spline_weight = nn.Parameter(torch.empty(out_channels, grid_size + spline_order))
+        self.spline_weight = nn.Parameter(torch.empty(out_channels, self.grid.num_bases))
         self.input_weight = nn.Parameter(torch.ones(in_channels, *kernel)) if input_weight else None
         self.reset_parameters()
 
@@ -159,17 +167,27 @@ class KAConv(nn.Module):
             padding_contributes=self.padding_contributes,
             spline_gradient=self.spline_gradient,
             **self.window,
-            **self.grid,
+            **self.grid._asdict(),
         )
+
+    def window_sums(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what enters an output: the sums of the bases `(N, groups, M)` and the SiLU part `(N, out)`."""
+        bases = self.grid.num_bases
+        nothing = self.base_weight.new_zeros(self.groups * bases, *self.base_weight.shape[1:])
+        each = torch.eye(bases).repeat(self.groups, 1).to(self.base_weight)
+        how = {"padding_contributes": self.padding_contributes, **self.window, **self.grid._asdict()}
+        sums = ka_conv(x, nothing, each, self.input_weight, **how).unflatten(1, (self.groups, bases))
+        base = F.conv2d(F.silu(x), self.base_weight, None, **self.window)
+        return sums.movedim((1, 2), (-2, -1)).flatten(0, -3), base.movedim(1, -1).flatten(0, -2)
 
     def extra_repr(self) -> str:
         """Show widths, window and grid."""
         outputs, inputs, *kernel = self.base_weight.shape
         window = ", ".join(f"{name}={value}" for name, value in self.window.items())
-        return f"{inputs * self.window['groups']}, {outputs}, {tuple(kernel)}, {window}, {_shown(self.grid)}"
+        return f"{inputs * self.groups}, {outputs}, {tuple(kernel)}, {window}, {self.grid}"
 
 
-class KANConv(nn.Module):
+class KANConv(SplineLayer):
     """A convolution with a learned function on every edge: each window goes through a `KANLinear` (U-KAN Eq. 2-4).
 
     ALL U-KAN's comparison with unshared splines (its Table 2). Bases are formed once for each pixel and enter one
@@ -194,6 +212,8 @@ class KANConv(nn.Module):
         ValueError: The groups do not divide the channels, or the grid is not legal.
     """
 
+    spline_scaler: nn.Parameter
+
     def __init__(
         self,
         in_channels: int,
@@ -212,17 +232,16 @@ class KANConv(nn.Module):
         noise_scale: float = 0.1,
     ) -> None:
         super().__init__()
-        check_grid(grid_size, spline_order, grid_range)
         check_groups(in_channels, out_channels, groups)
         kernel = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
         self.padding: Pair = (padding, padding) if isinstance(padding, int) else padding
         self.stride, self.dilation, self.groups = stride, dilation, groups
         self.padding_contributes, self.spline_gradient = padding_contributes, spline_gradient
         self.noise_scale = noise_scale
-        self.grid = _grid(grid_size, spline_order, grid_range)
+        self.grid = Grid.checked(grid_size, spline_order, grid_range)
         shape = (out_channels, in_channels // groups, *kernel)
         self.base_weight = nn.Parameter(torch.empty(shape))
-        self.spline_weight = nn.Parameter(torch.empty(*shape, grid_size + spline_order))
+        self.spline_weight = nn.Parameter(torch.empty(*shape, self.grid.num_bases))
         self.spline_scaler = nn.Parameter(torch.empty(shape))
         self.reset_parameters()
 
@@ -242,13 +261,13 @@ class KANConv(nn.Module):
     def _spline(self, x: Tensor) -> Tensor:
         top, left = self.padding
         around = (left, left, top, top)
-        weight = (self.spline_weight * self.spline_scaler.unsqueeze(-1)).movedim(-1, 2).flatten(1, 2)
+        weight = self.scaled_spline_weight().movedim(-1, 2).flatten(1, 2)
         with without_autocast(x):
             x = x.to(weight.dtype)
             if self.padding_contributes:
                 x = F.pad(x, around)
             # Channels first, then bases: the groups of the convolution stay together.
-            maps = bspline_basis(x, **self.grid).movedim(-1, 2).flatten(1, 2)
+            maps = bspline_basis(x, *self.grid).movedim(-1, 2).flatten(1, 2)
             if not self.padding_contributes:
                 maps = F.pad(maps, around)
             return F.conv2d(maps, weight, None, self.stride, 0, self.dilation, self.groups)
@@ -276,7 +295,7 @@ class GradientFreeKANLinear(nn.Module):
 
 @torch.no_grad()
 def draw_shared_splines(
-    base_weight: Tensor, spline_weight: Tensor, input_weight: Tensor | None, grid: dict[str, Any], noise_scale: float
+    base_weight: Tensor, spline_weight: Tensor, input_weight: Tensor | None, grid: Grid, noise_scale: float
 ) -> None:
     """Draw the weights of a layer with shared splines; the paper does not say how.
 
@@ -301,18 +320,8 @@ def check_groups(in_channels: int, out_channels: int, groups: int) -> None:
         raise ValueError(f"groups must divide {in_channels} and {out_channels} channels, got {groups}")
 
 
-def _noise(grid: dict[str, Any], curves: int, scale: float) -> Tensor:
+def _noise(grid: Grid, curves: int, scale: float) -> Tensor:
     """Return coefficients (curves, bases) of splines through uniform noise at the inner knots."""
-    size, order = grid["grid_size"], grid["spline_order"]
-    points = knots(size, order, grid["grid_range"], dtype=torch.float32)[order : size + order + 1]
-    noise = (torch.rand(size + 1, curves) - 0.5) * (scale / size)
-    return fit_coefficients(points, noise, **grid).mT.contiguous()
-
-
-def _grid(grid_size: int, spline_order: int, grid_range: tuple[float, float]) -> dict[str, Any]:
-    span = (float(grid_range[0]), float(grid_range[1]))
-    return {"grid_size": grid_size, "spline_order": spline_order, "grid_range": span}
-
-
-def _shown(grid: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in grid.items())
+    points = grid.inner(knots(*grid, dtype=torch.float32))
+    noise = (torch.rand(len(points), curves) - 0.5) * (scale / grid.grid_size)
+    return fit_coefficients(points, noise, **grid._asdict()).mT.contiguous()

@@ -10,11 +10,8 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LRScheduler, PolynomialLR
 
-from kanscan.layers.kan import KANLinear
+from kanscan.layers.spline import kan_parameters
 from kanscan.registry import unknown
-
-#: Layers whose weights take `kan_lr`. By type: a name can promise a spline and hold a matrix.
-KAN_LAYERS: tuple[type[nn.Module], ...] = (KANLinear,)
 
 OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("cosine", "polynomial", "constant", "warmup_cosine")
@@ -24,19 +21,13 @@ POLYNOMIAL_POWER = 0.9
 WARMUP_PART, WARMUP_PEAK = 10, 2.0
 
 
-def kan_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """List the parameters that belong to KAN layers, each once."""
-    found = {id(p): p for layer in model.modules() if isinstance(layer, KAN_LAYERS) for p in layer.parameters()}
-    return list(found.values())
-
-
 def parameter_groups(model: nn.Module, *, lr: float, kan_lr: float | None = None) -> list[dict[str, Any]]:
     """Divide the trainable parameters into an ordinary group and one of KAN layers.
 
     Args:
         model: The network.
         lr: Learning rate of the ordinary parameters.
-        kan_lr: Learning rate of KAN layers; None: `lr`.
+        kan_lr: Learning rate of KAN layers (`kanscan.layers.spline.SplineLayer`); None: `lr`.
 
     Returns:
         Groups for a torch optimizer, named "other" and "kan"; a group without parameters is left out.

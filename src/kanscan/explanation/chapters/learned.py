@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,14 +15,15 @@ from kanscan.explanation import sheets
 from kanscan.explanation.chapters.base import Chapter, Sample, batches
 from kanscan.explanation.formulas import Formula, fit_formula
 from kanscan.explanation.pruning import node_importance, prune_curve
-from kanscan.explanation.splines import SplineLayer, observe_splines, spline_layers
+from kanscan.explanation.splines import ObservedLayer, observe_splines
+from kanscan.layers.spline import spline_layers
 
 #: Functions drawn and given formulas in each layer.
 NUM_EDGES = 12
 PRUNE_SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 
 
-def splines(model: nn.Module, samples: Sequence[Sample], device: torch.device) -> tuple[Chapter, list[SplineLayer]]:
+def splines(model: nn.Module, samples: Sequence[Sample], device: torch.device) -> tuple[Chapter, list[ObservedLayer]]:
     """Show what every spline layer learned, where the data lies.
 
     Raises:
@@ -51,13 +53,13 @@ def splines(model: nn.Module, samples: Sequence[Sample], device: torch.device) -
     return chapter, layers
 
 
-def what_is_learned(layers: Sequence[SplineLayer]) -> str:
+def what_is_learned(layers: Sequence[ObservedLayer]) -> str:
     """Name the functions of some layers: edges, or splines that the inputs of an output share."""
     kinds = {"shared splines" if layer.shared else "edges" for layer in layers}
     return " and ".join(sorted(kinds))
 
 
-def _sheet_caption(layer: SplineLayer) -> str:
+def _sheet_caption(layer: ObservedLayer) -> str:
     share = layer.importance.square().flatten().sort(descending=True).values
     first = 100 * float(share[:NUM_EDGES].sum() / share.sum().clamp_min(1e-30))
     total, met = layer.importance.numel(), f"{layer.num_inputs:,}"
@@ -87,21 +89,21 @@ _COLUMNS = (
 )
 
 
-def _table(layers: Sequence[SplineLayer]) -> tuple[tuple[str, ...], list[tuple[str, ...]], tuple[int, ...]]:
+def _table(layers: Sequence[ObservedLayer]) -> tuple[tuple[str, ...], list[tuple[str, ...]], tuple[int, ...]]:
     # The last column says nothing of shared splines; without it the sizes stay on one line.
     used = len(_COLUMNS) - all(layer.shared for layer in layers)
     return _COLUMNS[:used], [_row(layer)[:used] for layer in layers], tuple(range(2, used))
 
 
-def _row(layer: SplineLayer) -> tuple[str, ...]:
+def _row(layer: ObservedLayer) -> tuple[str, ...]:
     outputs, places = layer.importance.shape
-    window = "" if layer.taps is None else f", {layer.taps[0]} x {layer.taps[1]}"
+    window = "" if layer.taps is None else f", {' x '.join(map(str, layer.taps))}"
     size = f"{outputs:,} shared{window}" if layer.shared else f"{places:,} → {outputs:,}{window}"
     return (
         layer.name,
         size,
         f"{100 * float(layer.share_outside.mean()):.1f}",
-        "-" if layer.grid.as_coded else f"{100 * float(layer.share_beyond.mean()):.1f}",
+        "-" if math.isinf(layer.bases.reach) else f"{100 * float(layer.share_beyond.mean()):.1f}",
         f"{layer.edge_nonlinearity:.3f}",
         f"{float(layer.importance.median()):.3g}",
         f"{float(layer.importance.max()):.3g}",
@@ -109,14 +111,14 @@ def _row(layer: SplineLayer) -> tuple[str, ...]:
     )
 
 
-def _inputs_that_count(layer: SplineLayer) -> str:
+def _inputs_that_count(layer: ObservedLayer) -> str:
     """Say how few inputs bring 90% of the variance that leaves them."""
     variance = node_importance([layer])[layer.name].square().sort(descending=True).values
     needed = int((variance.cumsum(0) < 0.9 * variance.sum()).sum()) + 1
     return f"{min(needed, len(variance)):,} of {len(variance):,}"
 
 
-def _sentences(layers: Sequence[SplineLayer], num_images: int, num_layers: int) -> list[str]:
+def _sentences(layers: Sequence[ObservedLayer], num_images: int, num_layers: int) -> list[str]:
     text = [
         f"Observed on {num_images} images. The size of a function (median and strongest of the layer) is the standard "
         "deviation over the data of what it adds to its output. Nonlinearity is the share of the functions' variance "
@@ -131,7 +133,7 @@ def _sentences(layers: Sequence[SplineLayer], num_images: int, num_layers: int) 
             "Where the inputs of an output share one spline, its size is that of its sum over them, and its inputs "
             "are all of theirs together; SiLU has a weight for each input and is no part of what is drawn."
         )
-    if any(layer.grid.as_coded for layer in layers):
+    if any(math.isinf(layer.bases.reach) for layer in layers):
         text.append(
             "The functions as coded by the released VMKLA-UNet are no B-splines: they jump at the knots and grow like "
             "a cubic outside the grid instead of fading out."
@@ -143,7 +145,7 @@ def _sentences(layers: Sequence[SplineLayer], num_images: int, num_layers: int) 
     return text
 
 
-def _arrays(layers: Sequence[SplineLayer]) -> dict[str, NDArray[Any]]:
+def _arrays(layers: Sequence[ObservedLayer]) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     for layer in layers:
         arrays |= {
@@ -158,7 +160,7 @@ def _arrays(layers: Sequence[SplineLayer]) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _formula_text(layers: Sequence[SplineLayer], formulas: Mapping[str, Mapping[tuple[int, int], Formula]]) -> str:
+def _formula_text(layers: Sequence[ObservedLayer], formulas: Mapping[str, Mapping[tuple[int, int], Formula]]) -> str:
     lines = ["layer\tinput\toutput\tR2\tformula"]
     for layer in layers:
         lines += [
@@ -168,7 +170,7 @@ def _formula_text(layers: Sequence[SplineLayer], formulas: Mapping[str, Mapping[
     return "\n".join(lines) + "\n"
 
 
-def _formula_latex(layers: Sequence[SplineLayer], formulas: Mapping[str, Mapping[tuple[int, int], Formula]]) -> str:
+def _formula_latex(layers: Sequence[ObservedLayer], formulas: Mapping[str, Mapping[tuple[int, int], Formula]]) -> str:
     lines = []
     for layer in layers:
         lines.append(f"% {layer.name}")
@@ -180,7 +182,7 @@ def _formula_latex(layers: Sequence[SplineLayer], formulas: Mapping[str, Mapping
 
 def pruning(
     model: nn.Module,
-    layers: Sequence[SplineLayer],
+    layers: Sequence[ObservedLayer],
     judge: Callable[[nn.Module], float],
     score_name: str,
     num_cases: int,

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from kanscan.ops.backend import choose
 from kanscan.ops.bspline import cpu, reference, triton, vectorized
-from kanscan.ops.bspline.reference import knots
+from kanscan.ops.bspline.grid import Grid, check_grid, knots
 
-__all__ = ["bspline_basis", "fit_coefficients", "kan_linear", "knots"]
+__all__ = ["Grid", "bspline_basis", "check_grid", "fit_coefficients", "kan_linear", "knots"]
 
 _BASIS: dict[str, Callable[..., Tensor]] = {"torch": vectorized.basis, "reference": reference.bspline_basis}
 _LINEAR: dict[str, Callable[..., Tensor]] = {
@@ -136,17 +136,3 @@ def fit_coefficients(
     basis = reference.bspline_basis(x, grid_size, spline_order, grid_range)
     # Few points, many curves: one pseudo-inverse serves all of them and is the minimum-norm solution by definition.
     return torch.tensordot(torch.linalg.pinv(basis), y, dims=1)
-
-
-def check_grid(grid_size: int, spline_order: int, grid_range: tuple[float, float]) -> None:
-    """Refuse a grid on which no spline can be formed.
-
-    Raises:
-        ValueError: The sentence names the value and what is legal.
-    """
-    if grid_size < 1:
-        raise ValueError(f"grid_size must be at least 1, got {grid_size}")
-    if spline_order < 0:
-        raise ValueError(f"spline_order must be 0 or more, got {spline_order}")
-    if not grid_range[0] < grid_range[1]:
-        raise ValueError(f"grid_range must rise, got {grid_range}")

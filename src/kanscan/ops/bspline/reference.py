@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from kanscan.ops.bspline.grid import knots
 from kanscan.ops.selective_scan import without_autocast
 
 
@@ -24,20 +25,6 @@ def product_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
     kind = x.device.type
     autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if autocast else weight.dtype
-
-
-def knots(
-    grid_size: int,
-    spline_order: int,
-    grid_range: tuple[float, float],
-    *,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | str | None = None,
-) -> Float[Tensor, " knots"]:
-    """Return the `grid_size + 2 * spline_order + 1` knots, `spline_order` of them beyond either end of the range."""
-    low, high = grid_range
-    index = torch.arange(-spline_order, grid_size + spline_order + 1, dtype=torch.float32, device=device)
-    return (index * ((high - low) / grid_size) + low).to(dtype)
 
 
 def bspline_basis(
