@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from kanscan.cli import application
 from kanscan.commands.show import Listing, show
-from kanscan.config import Recipe
+from kanscan.config.recipe import Recipe
 from kanscan.data import READERS
 from kanscan.files import write_text
 from kanscan.papers import Paper, load_paper, paper_names

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import kanscan
-from kanscan.data.io import read_image
-from kanscan.data.synthetic import write_ultrasound
+from kanscan.data.made.synthetic import write_ultrasound
+from kanscan.data.pictures.files import read_image
 
 
 def main(root: Path, output: Path, *, epochs: int, overrides: tuple[str, ...] = ()) -> kanscan.Run:

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 import kanscan
 from kanscan import MODELS, READERS
 from kanscan.data import Case, DatasetReader, LabelMap, Survey
-from kanscan.data.io import write_label
-from kanscan.data.synthetic import ultrasound_cases
+from kanscan.data.made.synthetic import ultrasound_cases
+from kanscan.data.pictures.files import write_label
 from kanscan.layers.kan import KANLinear
 from kanscan.models.base import SegmentationModel
 

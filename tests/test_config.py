@@ -2,7 +2,7 @@
 
 import pytest
 
-from kanscan.config import (
+from kanscan.config.recipe import (
     Recipe,
     all_keys,
     check_recipe,

@@ -68,7 +68,7 @@ def test_shown_commands_are_understood(page: str, line: str):
     import typer
 
     from kanscan.cli import application
-    from kanscan.config import all_keys, recipe_names
+    from kanscan.config.recipe import all_keys, recipe_names
 
     _, name, *words = shlex.split(line, comments=True)
     command = typer.main.get_command(application()).commands[name]  # type: ignore[attr-defined]

@@ -26,7 +26,7 @@ def test_a_layer_finds_both_curves(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_from_a_folder_to_label_maps(tmp_path: Path, capsys: pytest.CaptureFixture):
     from PIL import Image
 
-    from kanscan.data.synthetic import write_ultrasound
+    from kanscan.data.made.synthetic import write_ultrasound
 
     root = write_ultrasound(tmp_path / "data", 20, image_size=(64, 48))
     quick = ("model.options.channels=[8, 8, 8]", "data.image_size=[32, 32]")
@@ -50,7 +50,7 @@ def test_a_network_and_a_data_set_from_outside(tmp_path: Path):
 
 
 def test_with_and_without_generated_pairs(tmp_path: Path, capsys: pytest.CaptureFixture):
-    from kanscan.data.synthetic import write_ultrasound
+    from kanscan.data.made.synthetic import write_ultrasound
 
     root = write_ultrasound(tmp_path / "data", 24, image_size=(40, 40))
     generator = (

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from commands.fake_network import Brightness
-from kanscan.data.transforms import Preprocessing, resize_label
-from kanscan.predictor import Predictor
+from kanscan.data.pictures.transforms import Preprocessing, resize_label
+from kanscan.inference import Predictor
 
 
 def picture(height=45, width=70, seed=0):

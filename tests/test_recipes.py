@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kanscan.build import build_model, build_task, check_names, generates, network_options
-from kanscan.build.volumes import options_of_volumes
-from kanscan.config import Recipe, load_recipe, recipe_names
+from kanscan.config.recipe import Recipe, load_recipe, recipe_names
 from kanscan.data import READERS
-from kanscan.data.fingerprint import STATISTICS, Fingerprint
-from kanscan.data.plan import VolumePlan, make_plan
+from kanscan.data.volumes.fingerprint import STATISTICS, Fingerprint
+from kanscan.data.volumes.plan import VolumePlan, make_plan
 from kanscan.models import create_model
 from kanscan.papers import find_claims
+from kanscan.pipelines.volumes import options_of_volumes
+from kanscan.pipelines.wings import build_model, build_task, check_names, generates, network_options
 
 HIPPOCAMPUS = Fingerprint(((1.0, 1.0, 1.0),) * 20, ((36, 50, 35),) * 20, 1.0, (dict.fromkeys(STATISTICS, 1.0),))
 

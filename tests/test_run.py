@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kanscan.config import load_recipe
+from kanscan.config.recipe import load_recipe
 from kanscan.run import FORMAT_VERSION, FREE_KEYS, Run, environment
 
 SPLIT = {"train": ["a"], "validation": [], "test": ["b"]}
@@ -73,7 +73,7 @@ def test_the_folder_of_the_data_is_kept_where_none_is_named(tmp_path):
 
 
 def test_free_keys_are_keys():
-    from kanscan.config import all_keys
+    from kanscan.config.recipe import all_keys
 
     assert set(FREE_KEYS) <= set(all_keys())
 

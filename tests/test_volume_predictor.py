@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from conftest import ROOT
-from kanscan.data.fingerprint import STATISTICS
-from kanscan.data.grid import Arrangement, resample_image
-from kanscan.data.plan import VolumePlan
-from kanscan.data.preparation import Prepared
-from kanscan.data.volumes import Volume
+from kanscan.data.volumes.fingerprint import STATISTICS
+from kanscan.data.volumes.formats import Volume
+from kanscan.data.volumes.grid import Arrangement, resample_image
+from kanscan.data.volumes.plan import VolumePlan
+from kanscan.data.volumes.preparation import Prepared
+from kanscan.inference import VolumePredictor
+from kanscan.inference.volumes import choose_classes, restored_slices
+from kanscan.inference.windows import sliding_slabs, window_starts, window_weights
 from kanscan.models.base import SegmentationModel
-from kanscan.predictor import VolumePredictor
-from kanscan.predictor.volumes import choose_classes, restored_slices
-from kanscan.predictor.windows import sliding_slabs, window_starts, window_weights
 
 ONES = dict.fromkeys(STATISTICS, 1.0)
 

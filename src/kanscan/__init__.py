@@ -16,11 +16,11 @@ _FACE = {
     "released_state_dict": "kanscan.models",
     "MODELS": "kanscan.models",
     "READERS": "kanscan.data",
-    "Recipe": "kanscan.config",
-    "load_recipe": "kanscan.config",
+    "Recipe": "kanscan.config.recipe",
+    "load_recipe": "kanscan.config.recipe",
     "Run": "kanscan.run",
-    "Predictor": "kanscan.predictor",
-    "load_predictor": "kanscan.build",
+    "Predictor": "kanscan.inference",
+    "load_predictor": "kanscan.pipelines.pictures",
     "train": "kanscan.commands.train",
     "evaluate": "kanscan.commands.evaluate",
     "predict": "kanscan.commands.predict",
@@ -56,7 +56,6 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from kanscan.build import load_predictor
     from kanscan.commands.check import check
     from kanscan.commands.compare import compare
     from kanscan.commands.demo import demo
@@ -66,10 +65,11 @@ if TYPE_CHECKING:
     from kanscan.commands.sample import sample
     from kanscan.commands.show import show
     from kanscan.commands.train import train
-    from kanscan.config import Recipe, load_recipe
+    from kanscan.config.recipe import Recipe, load_recipe
     from kanscan.data import READERS
+    from kanscan.inference import Predictor
     from kanscan.models import MODELS, create_model, load_released, released_state_dict
-    from kanscan.predictor import Predictor
+    from kanscan.pipelines.pictures import load_predictor
     from kanscan.run import Run
 
 

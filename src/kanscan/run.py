@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from kanscan.config import Recipe, differences, load_recipe, with_root
+from kanscan.config.recipe import Recipe, differences, load_recipe, with_root
 from kanscan.files import read_json, write_json, write_text
 
 #: Raised when the folder's layout changes so that older readers would misread it.

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from commands.fake_network import Brightness
-from kanscan.config import Recipe, check_recipe
+from kanscan.config.recipe import Recipe, check_recipe
 from kanscan.data import make_reader
 from kanscan.data.splits import Split
 from kanscan.files import write_text

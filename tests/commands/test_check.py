@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from kanscan.commands.check import Checked, check
-from kanscan.data.synthetic import write_ultrasound
+from kanscan.data.made.synthetic import write_ultrasound
 
 
 def save(path: Path, array: np.ndarray) -> Path:

@@ -102,7 +102,7 @@ def test_unknown_pictures(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["mni152", "ultrasound"])
 def test_the_recipes_fit_their_pictures(name: str):
-    from kanscan.config import load_recipe
+    from kanscan.config.recipe import load_recipe
     from kanscan.data import READERS
 
     recipe = load_recipe(module.SOURCES[name].recipe)

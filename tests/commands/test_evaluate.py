@@ -10,7 +10,7 @@ from PIL import Image
 
 from commands.made import make_data, make_run
 from kanscan.commands.evaluate import evaluate
-from kanscan.data.io import write_label
+from kanscan.data.pictures.files import write_label
 from kanscan.report import Report
 
 

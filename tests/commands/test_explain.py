@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from kanscan.build import load_predictor
 from kanscan.commands.explain import CHAPTERS, explain
 from kanscan.commands.train import train
-from kanscan.data.synthetic import write_ultrasound
+from kanscan.data.made.synthetic import write_ultrasound
 from kanscan.explanation.chapters import learned
+from kanscan.pipelines.pictures import load_predictor
 
 TINY = [
     "model.options.channels=[16,16,24]",

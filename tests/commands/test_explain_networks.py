@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 
 from commands.made import make_data
 from data.made_volumes import TINY_RUN, make_msd
-from kanscan.build import load_predictor
 from kanscan.commands.explain import CHAPTERS, explain
 from kanscan.commands.train import train
 from kanscan.explanation import sheets
 from kanscan.explanation.chapters import certainty, learned, looking, receiving
 from kanscan.models import MODELS
 from kanscan.models.base import SegmentationModel
+from kanscan.pipelines.pictures import load_predictor
 from kanscan.run import Run
 
 SEGMENTING = {name: cls for name, cls in MODELS.items() if issubclass(cls, SegmentationModel)}

@@ -129,7 +129,7 @@ def test_what_cannot_be_read_is_told_at_the_end_and_the_others_go_on(run, tmp_pa
 
 
 def test_a_wrong_channel_count_is_told_with_the_file(run, tmp_path, monkeypatch):
-    from kanscan.data import io
+    from kanscan.data.pictures import files as io
 
     monkeypatch.setattr(io, "read_image", lambda path: np.zeros((20, 20, 5), np.uint8))
     done = predict(run, [tmp_path / "images" / "p00_v0.png"], output=tmp_path / "out")

@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from kanscan.build import generator, predictor
 from kanscan.commands.sample import sample
 from kanscan.commands.train import train
-from kanscan.data.synthetic import write_ultrasound
+from kanscan.data.made.synthetic import write_ultrasound
+from kanscan.pipelines.generation import generator
+from kanscan.pipelines.pictures import predictor
 from kanscan.run import Run
 
 TINY = [

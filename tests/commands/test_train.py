@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from kanscan.build import evaluation_cases, load_predictor
 from kanscan.commands.train import train
-from kanscan.data.synthetic import write_ultrasound
+from kanscan.data.made.synthetic import write_ultrasound
+from kanscan.pipelines.pictures import evaluation_cases, load_predictor
 from kanscan.run import Run
 
 TINY = ["model.options.channels=[16,16,24]", "data.image_size=[32,32]", "trainer.batch_size=4", "trainer.device=cpu"]
@@ -338,9 +338,10 @@ def test_weights_to_start_from(tiny, finished, tmp_path):
 
 
 def test_pretrained_encoders(tiny, tmp_path):
-    from kanscan.build import build_model, load_weights, network_options
-    from kanscan.config import load_recipe
+    from kanscan.config.recipe import load_recipe
     from kanscan.models import released_state_dict
+    from kanscan.pipelines.parts import load_weights
+    from kanscan.pipelines.wings import build_model, network_options
 
     path = tmp_path / "imagenet.pth"
     recipe = load_recipe("", {"model.name": "vm_unet", "model.options": {"channels": 8}, "model.pretrained": str(path)})

@@ -167,8 +167,8 @@ def test_two_folders_of_label_maps(tmp_path):
 
 def test_dicom_in_gives_nifti_and_a_segmentation(run, tmp_path):
     highdicom = pytest.importorskip("highdicom")
-    from kanscan.data.dicom_seg import anatomy_code
-    from kanscan.data.volumes import read_volume
+    from kanscan.data.dicom.segmentation import anatomy_code
+    from kanscan.data.volumes.formats import read_volume
 
     image, _ = box((14, 16, 5))
     folder = write_series(tmp_path / "scan", image, number=4)
@@ -194,14 +194,14 @@ def test_dicom_in_gives_nifti_and_a_segmentation(run, tmp_path):
 
 def test_a_segmentation_holds_every_voxel_where_it_was(tmp_path):
     highdicom = pytest.importorskip("highdicom")
-    from kanscan.data.dicom_seg import write_segmentation
+    from kanscan.data.dicom.segmentation import write_segmentation
 
     image, label = box((14, 16, 6))
     folder = write_series(tmp_path / "scan", image)
     write_segmentation(tmp_path / "seg.dcm", folder, None, label, ("background", "liver", "spleen"))
     volume = highdicom.seg.segread(tmp_path / "seg.dcm").get_volume(combine_segments=True)
     # Both affines map to millimeters; highdicom's to the left, the back, the head.
-    from kanscan.data.volumes import read_volume
+    from kanscan.data.volumes.formats import read_volume
 
     ours = read_volume(folder).affine
     theirs = np.diag([-1.0, -1, 1, 1]) @ volume.affine

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kanscan.data.augmentation import AUGMENTATIONS, augment, derive_seed
+from kanscan.data.pictures.augmentation import AUGMENTATIONS, augment, derive_seed
 
 #: Augmentations that move pixels without interpolating.
 EXACT = ("flip_horizontal", "flips", "flip_rotate")

@@ -9,8 +9,8 @@ from data.made_volumes import box, write_series
 
 pydicom = pytest.importorskip("pydicom")
 
-from kanscan.data.dicom import choose_series, find_series  # noqa: E402
-from kanscan.data.volumes import read_volume  # noqa: E402
+from kanscan.data.dicom.series import choose_series, find_series  # noqa: E402
+from kanscan.data.volumes.formats import read_volume  # noqa: E402
 
 
 def test_slices_are_sorted_by_position_and_placed_in_the_patient(tmp_path):

@@ -7,8 +7,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from kanscan.data.base import Case, LabelMap
-from kanscan.data.io import (
+from kanscan.data.case import Case, LabelMap
+from kanscan.data.pictures.files import (
     apply_label_map,
     is_image_file,
     read_case_image,

@@ -8,10 +8,17 @@ import torch
 from PIL import Image
 
 from kanscan.data import make_reader
-from kanscan.data.base import Case, LabelMap
-from kanscan.data.loader import CaseError, EpochSampler, Joined, SegmentationDataset, estimate_cache_mib, make_loader
-from kanscan.data.synthetic import write_ultrasound
-from kanscan.data.transforms import Preprocessing
+from kanscan.data.case import Case, LabelMap
+from kanscan.data.made.synthetic import write_ultrasound
+from kanscan.data.pictures.dataset import (
+    CaseError,
+    EpochSampler,
+    Joined,
+    SegmentationDataset,
+    estimate_cache_mib,
+    make_loader,
+)
+from kanscan.data.pictures.transforms import Preprocessing
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kanscan.data import mni152
-from kanscan.data.generated import GeneratedCase
+from kanscan.data.made import mni152
+from kanscan.data.made.generated import GeneratedCase
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ import torch
 
 from data.made_volumes import make_msd, make_sparse
 from kanscan.data import make_reader
-from kanscan.data.fingerprint import take_fingerprint
-from kanscan.data.patches import PatchDataset, WholeDataset, cut, draw_center
-from kanscan.data.plan import make_plan
+from kanscan.data.examination import examine_volume
 from kanscan.data.source import open_source
-from kanscan.data.volume_augmentation import VOLUME_AUGMENTATIONS, augment_patch
-from kanscan.data.volume_cache import cache_cases
-from kanscan.data.volume_examination import examine_volume
-from kanscan.data.volumes import read_volume_pair
+from kanscan.data.volumes.augmentation import VOLUME_AUGMENTATIONS, augment_patch
+from kanscan.data.volumes.cache import cache_cases
+from kanscan.data.volumes.fingerprint import take_fingerprint
+from kanscan.data.volumes.formats import read_volume_pair
+from kanscan.data.volumes.patches import PatchDataset, WholeDataset, cut, draw_center
+from kanscan.data.volumes.plan import make_plan
 from kanscan.metrics import IGNORED
 
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from kanscan.data.base import LabelMap
-from kanscan.data.loader import SegmentationDataset, make_loader
-from kanscan.data.pictures import Pictures, open_pictures
-from kanscan.data.synthetic import write_ultrasound
-from kanscan.data.transforms import NORMALIZATIONS, Preprocessing, cut_square
+from kanscan.data.case import LabelMap
+from kanscan.data.made.synthetic import write_ultrasound
+from kanscan.data.pictures.dataset import SegmentationDataset, make_loader
+from kanscan.data.pictures.transforms import NORMALIZATIONS, Preprocessing, cut_square
+from kanscan.data.unlabelled import Pictures, open_pictures
 
 
 def write(path, shape=(40, 60, 3), value=None):

@@ -9,13 +9,13 @@ import pytest
 
 from conftest import ROOT
 from data.made_volumes import box, make_msd
-from kanscan.data.fingerprint import STATISTICS, Fingerprint, take_fingerprint
-from kanscan.data.grid import coarse_axis, resample_image, resample_label, resampled_shape
-from kanscan.data.plan import VolumePlan, feature_numbers, make_plan, plan_topology
-from kanscan.data.preparation import normalize_volume, prepare_label, prepare_volume, restore_label
 from kanscan.data.source import open_source
-from kanscan.data.volumes import Volume
-from kanscan.predictor.volumes import choose_classes, restored_slices
+from kanscan.data.volumes.fingerprint import STATISTICS, Fingerprint, take_fingerprint
+from kanscan.data.volumes.formats import Volume
+from kanscan.data.volumes.grid import coarse_axis, resample_image, resample_label, resampled_shape
+from kanscan.data.volumes.plan import VolumePlan, feature_numbers, make_plan, plan_topology
+from kanscan.data.volumes.preparation import normalize_volume, prepare_label, prepare_volume, restore_label
+from kanscan.inference.volumes import choose_classes, restored_slices
 
 GOLDEN = ROOT / "tests" / "golden" / "nnunet"
 PLANS = json.loads((GOLDEN / "plans.json").read_text())

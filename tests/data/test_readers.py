@@ -11,12 +11,12 @@ import pytest
 import tifffile
 
 from kanscan.data import READERS, Case, DatasetReader, LabelMap, Survey, make_reader, recognize
-from kanscan.data.io import read_label, read_pair
-from kanscan.data.label_values import LabelValues, infer_label_map
-from kanscan.data.mni152 import write_mni152
+from kanscan.data.made.mni152 import write_mni152
+from kanscan.data.made.synthetic import write_ultrasound
+from kanscan.data.pictures.files import read_label, read_pair
+from kanscan.data.pictures.label_values import LabelValues, infer_label_map
 from kanscan.data.readers.cvc import SEQUENCE_ENDS, sequence_of
 from kanscan.data.splits import make_split
-from kanscan.data.synthetic import write_ultrasound
 
 NAMES = ("a", "b", "c")
 

@@ -12,9 +12,9 @@ from kanscan.commands.evaluate import evaluate
 from kanscan.commands.predict import predict
 from kanscan.commands.train import train
 from kanscan.data import make_reader, recognize
+from kanscan.data.examination import examine_volume
 from kanscan.data.splits import make_split
-from kanscan.data.volume_examination import examine_volume
-from kanscan.data.volumes import read_volume, read_volume_pair, volume_name
+from kanscan.data.volumes.formats import read_volume, read_volume_pair, volume_name
 
 h5py = pytest.importorskip("h5py")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kanscan.data.base import Case
+from kanscan.data.case import Case
 from kanscan.data.similarity import NEAR, near_pairs, read_signature, sign
 from kanscan.data.splits import Split, group_cases, make_split
 

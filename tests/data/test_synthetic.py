@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import label as components
 
-from kanscan.data.synthetic import KINDS, draw_lesion, draw_ultrasound, ultrasound_cases, write_ultrasound
+from kanscan.data.made.synthetic import KINDS, draw_lesion, draw_ultrasound, ultrasound_cases, write_ultrasound
 
 
 def test_the_same_seed_draws_the_same_pictures_whatever_the_count():

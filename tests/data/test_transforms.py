@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kanscan.data.transforms import NORMALIZATIONS, Preprocessing, resize_image, resize_label
+from kanscan.data.pictures.transforms import NORMALIZATIONS, Preprocessing, resize_image, resize_label
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 

@@ -10,8 +10,8 @@ import tifffile
 from PIL import Image
 
 from kanscan.data import make_reader
-from kanscan.data.base import Case
-from kanscan.data.io import read_image, read_label, read_pair
+from kanscan.data.case import Case
+from kanscan.data.pictures.files import read_image, read_label, read_pair
 from kanscan.data.splits import group_cases, make_split
 
 

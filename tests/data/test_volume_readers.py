@@ -10,12 +10,12 @@ import pytest
 
 from data.made_volumes import box, make_msd, write_nifti, write_series
 from kanscan.data import make_reader, recognize
-from kanscan.data.fingerprint import STATISTICS, Fingerprint
-from kanscan.data.nnunet_plans import nnunet_plans, read_nnunet_plans
-from kanscan.data.plan import make_plan
 from kanscan.data.readers.volumes import label_map_from_json
 from kanscan.data.splits import make_split
-from kanscan.data.volumes import read_volume_pair
+from kanscan.data.volumes.fingerprint import STATISTICS, Fingerprint
+from kanscan.data.volumes.formats import read_volume_pair
+from kanscan.data.volumes.nnunet import nnunet_plans, read_nnunet_plans
+from kanscan.data.volumes.plan import make_plan
 from kanscan.metrics import IGNORED, case_scores, check_tolerances, read_tolerances, tolerance_of
 
 

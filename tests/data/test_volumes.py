@@ -9,10 +9,8 @@ import numpy as np
 import pytest
 
 from data.made_volumes import box, write_nifti
-from kanscan.data.base import Case, LabelMap
-from kanscan.data.grid import Arrangement, canonical, coarse_axis, content_box, resample_image, resample_label
-from kanscan.data.slices import shown_slice
-from kanscan.data.volumes import (
+from kanscan.data.case import Case, LabelMap
+from kanscan.data.volumes.formats import (
     read_case_volume,
     read_grid,
     read_label_volume,
@@ -22,6 +20,8 @@ from kanscan.data.volumes import (
     volume_name,
     write_label_volume,
 )
+from kanscan.data.volumes.grid import Arrangement, canonical, coarse_axis, content_box, resample_image, resample_label
+from kanscan.data.volumes.slices import shown_slice
 
 THREE = LabelMap(("background", "a", "b"), "values", {0: 0, 1: 1, 2: 2})
 
@@ -67,7 +67,7 @@ def test_a_label_map_goes_back_into_the_grid_it_came_from(tmp_path, name):
 @pytest.mark.parametrize("codes", ["LPS", "SAR", "PIR", "RAS"])
 def test_the_network_sees_one_patient_the_same_way_round(codes):
     """A voxel at a known place in the patient lands at one place of D, H, W, however the file is turned."""
-    from kanscan.data.volumes import Volume
+    from kanscan.data.volumes.formats import Volume
 
     array = np.zeros((4, 6, 8))
     array[3, 1, 6] = 1  # right, back, head in RAS
@@ -215,7 +215,7 @@ def test_content_box_and_resampling():
 
 
 def test_a_shown_slice_has_square_pixels_and_the_front_on_top():
-    from kanscan.data.volumes import Volume
+    from kanscan.data.volumes.formats import Volume
 
     array = np.zeros((6, 8, 4), np.int16)
     array[0, 7, 1] = 100  # left, front

@@ -55,7 +55,7 @@ def test_wrong_keys_are_named(key: str) -> None:
 
 
 def test_every_recipe_claims_what_is_printed() -> None:
-    from kanscan.config import load_recipe, recipe_names
+    from kanscan.config.recipe import load_recipe, recipe_names
 
     for name in recipe_names():
         find_claims(load_recipe(name).claims)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kanscan.config import Recipe
+from kanscan.config.recipe import Recipe
+from kanscan.drawing.charts import Series, histogram, line_chart, strip_plot, ticks
 from kanscan.report import (
     Provenance,
     Report,
@@ -20,7 +21,6 @@ from kanscan.report import (
     worth_a_look,
     write_report,
 )
-from kanscan.report.charts import Series, histogram, line_chart, strip_plot, ticks
 from kanscan.report.numerals import heading, number, span, unit_of
 from kanscan.report.pictures import PANEL_SIZE
 

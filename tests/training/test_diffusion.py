@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from golden.figures import Figures, assert_close, figures
 from golden.recipe_u_kan import weights
-from kanscan.data.loader import EpochSampler
+from kanscan.data.pictures.dataset import EpochSampler
 from kanscan.models import create_model, load_released, released_state_dict
 from kanscan.training.checkpoint import Files, read_state, rows_of_state
 from kanscan.training.diffusion import DiffusionTask, Forgetting

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kanscan.data.base import Case, DatasetReader
+    from kanscan.data.case import Case, DatasetReader
     from kanscan.data.examination import CaseFacts
 
 #: Pictures on the contact sheet.
@@ -186,13 +186,13 @@ def check(
 
     Example:
         >>> import tempfile
-        >>> from kanscan.data.synthetic import write_ultrasound
+        >>> from kanscan.data.made.synthetic import write_ultrasound
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     found = check(write_ultrasound(f"{folder}/us", 4, image_size=(32, 32)), sheet=False)
         >>> found.num_cases, found.errors
         (4, ())
     """
-    from kanscan.config import parse_overrides
+    from kanscan.config.recipe import parse_overrides
     from kanscan.data import make_reader
 
     data = Path(data)
@@ -224,8 +224,7 @@ def check(
 def _examine(cases: Sequence[Case], reader: DatasetReader) -> list[CaseFacts]:
     from concurrent.futures import ThreadPoolExecutor
 
-    from kanscan.data.examination import examine
-    from kanscan.data.volume_examination import examine_volume
+    from kanscan.data.examination import examine, examine_volume
 
     look = examine_volume if reader.spatial_dims == 3 else examine
     # Decoding leaves Python's lock, so threads help.
@@ -244,7 +243,7 @@ def _watched(items: Iterable[Any], total: int) -> Iterable[Any]:
 
 def _tables(cases: Sequence[Case], facts: Sequence[CaseFacts], reader: DatasetReader) -> dict[str, Any]:
     from kanscan.data.examination import find_duplicates, find_near_duplicates
-    from kanscan.data.label_values import values_text
+    from kanscan.data.pictures.label_values import values_text
 
     groups = [case.group for case in cases]
     declared = {group for group in groups if group is not None}
@@ -358,8 +357,8 @@ def _sheet_target(data: Path, output: Path | None) -> tuple[Path | None, str]:
 
 
 def _draw_sheet(cases: Sequence[Case], facts: Sequence[CaseFacts], reader: DatasetReader, target: Path) -> Path | None:
-    from kanscan.data.io import read_pair
-    from kanscan.drawing import contact_sheet, overlay, save_png
+    from kanscan.data.pictures.files import read_pair
+    from kanscan.drawing.images import contact_sheet, overlay, save_png
 
     if reader.spatial_dims == 3:
         return _draw_slices(cases, facts, reader, target)
@@ -377,9 +376,9 @@ def _draw_sheet(cases: Sequence[Case], facts: Sequence[CaseFacts], reader: Datas
 
 def _draw_slices(cases: Sequence[Case], facts: Sequence[CaseFacts], reader: DatasetReader, target: Path) -> Path | None:
     """Draw of each volume the axial slice with most foreground; of unlabelled ones the middle one."""
-    from kanscan.data.slices import shown_slice
-    from kanscan.data.volumes import read_case_volume, read_volume_pair
-    from kanscan.drawing import contact_sheet, overlay, save_png
+    from kanscan.data.volumes.formats import read_case_volume, read_volume_pair
+    from kanscan.data.volumes.slices import shown_slice
+    from kanscan.drawing.images import contact_sheet, overlay, save_png
 
     good = [case for case, one in zip(cases, facts, strict=True) if one.size and not one.errors]
     tiles, captions = [], []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kanscan.registry import Registry
 
 if TYPE_CHECKING:
-    from kanscan.config import Recipe
+    from kanscan.config.recipe import Recipe
     from kanscan.report import Report
     from kanscan.run import Run
 
@@ -34,13 +34,13 @@ class Source:
 
 
 def _write_mni152(root: Path) -> None:
-    from kanscan.data.mni152 import write_mni152
+    from kanscan.data.made.mni152 import write_mni152
 
     write_mni152(root)
 
 
 def _write_ultrasound(root: Path) -> None:
-    from kanscan.data.synthetic import write_ultrasound
+    from kanscan.data.made.synthetic import write_ultrasound
 
     write_ultrasound(root, 64, image_size=(128, 128))
 
@@ -132,7 +132,7 @@ def demo(
         >>> result = demo(["trainer.epochs=3"], output="runs/demo")  # doctest: +SKIP
         >>> result.dice  # doctest: +SKIP
     """
-    from kanscan.config import load_recipe, parse_overrides
+    from kanscan.config.recipe import load_recipe, parse_overrides
 
     folder = Path(output)
     name, note = choose_source(data, folder)
@@ -174,9 +174,9 @@ def choose_source(data: str, folder: Path) -> tuple[str, str]:
 
 def _train(source: Source, recipe: Recipe, folder: Path) -> tuple[Run, bool]:
     """Return the trained run, and whether anything was trained just now."""
-    from kanscan.build import train_run
     from kanscan.run import Run
     from kanscan.training.stopping import Interrupted
+    from kanscan.workflows.training import train_run
 
     # The pictures are written anew each time: it takes a second, and heals a folder that was half written or cut down.
     source.write(folder / "data")
@@ -194,9 +194,10 @@ def _train(source: Source, recipe: Recipe, folder: Path) -> tuple[Run, bool]:
 
 def _report(run: Run, source: Source, news: bool) -> Report:
     """Judge the test cases; a report that is there is read unless something was trained after it."""
-    from kanscan.build import evaluation_cases, predictor
-    from kanscan.data.io import read_pair
-    from kanscan.report import Report, report_run
+    from kanscan.data.pictures.files import read_pair
+    from kanscan.pipelines.pictures import evaluation_cases, predictor
+    from kanscan.report import Report
+    from kanscan.workflows.judge import report_run
 
     if run.report_path.is_file() and not news:
         return Report.load(run.path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kanscan.data.base import Case, LabelMap
+    from kanscan.data.case import Case, LabelMap
     from kanscan.report import Judged, Report
     from kanscan.run import Run
 
@@ -87,9 +87,9 @@ def _evaluate_run(
     output: Path | None,
     tolerances: dict[str, float],
 ) -> Report:
-    from kanscan.build import evaluation_cases, predictor
-    from kanscan.data.io import read_pair
-    from kanscan.report import report_run
+    from kanscan.data.pictures.files import read_pair
+    from kanscan.pipelines.pictures import evaluation_cases, predictor
+    from kanscan.workflows.judge import report_run
 
     serve = predictor(run, device=device, flips=flips)
     try:
@@ -106,7 +106,7 @@ def _evaluate_run(
     _demand_folder(folder)
     groups = _groups(found.cases)
     if found.source.reader.spatial_dims == 3:
-        from kanscan.data.volumes import read_volume_pair
+        from kanscan.data.volumes.formats import read_volume_pair
 
         return report_run(
             run,
@@ -128,7 +128,7 @@ def _draw_volume(volume: Any, prediction: Any, label: Any) -> Any:
     """Draw the axial, the coronal and the sagittal slice with most foreground below one another."""
     import numpy as np
 
-    from kanscan.data.slices import PLANES, shown_slice
+    from kanscan.data.volumes.slices import PLANES, shown_slice
     from kanscan.report import draw_case
 
     rows = []
@@ -179,7 +179,7 @@ def _watched(cases: Sequence[Any]) -> Iterable[Any]:
 
 
 def _evaluate_masks(predictions: Path, references: Path, output: Path | None) -> Report:
-    from kanscan.data.io import read_label
+    from kanscan.data.pictures.files import read_label
     from kanscan.report import assemble, draw_case, worth_a_look, write_report
 
     if output is not None:
@@ -200,13 +200,13 @@ def _evaluate_masks(predictions: Path, references: Path, output: Path | None) ->
 
 
 def _holds_volumes(path: Path) -> bool:
-    from kanscan.data.volumes import is_volume_file
+    from kanscan.data.volumes.formats import is_volume_file
 
     return any(map(is_volume_file, path.iterdir())) if path.is_dir() else is_volume_file(path)
 
 
 def _evaluate_volumes(predictions: Path, references: Path, output: Path | None, tolerances: dict[str, float]) -> Report:
-    from kanscan.data.volumes import check_grid, read_label_volume
+    from kanscan.data.volumes.formats import check_grid, read_label_volume
     from kanscan.metrics import check_tolerances
     from kanscan.report import assemble, judge, worth_a_look, write_report
 
@@ -249,8 +249,8 @@ def _evaluate_volumes(predictions: Path, references: Path, output: Path | None, 
 
 def _volume_pairs(predictions: Path, references: Path) -> tuple[list[tuple[Case, Case]], list[str]]:
     """Pair label maps by name; a reference without a prediction is refused, since leaving it out would flatter."""
-    from kanscan.data.base import Case
-    from kanscan.data.volumes import is_volume_file, volume_name
+    from kanscan.data.case import Case
+    from kanscan.data.volumes.formats import is_volume_file, volume_name
 
     def named(path: Path) -> dict[str, Path]:
         files = [path] if path.is_file() else sorted(p for p in path.iterdir() if is_volume_file(p))
@@ -291,7 +291,7 @@ def _pair(predictions: Path, references: Path) -> tuple[list[tuple[Case, Case]],
     Raises:
         ValueError: A reference has no prediction, or nothing fits: leaving it out would flatter the figures.
     """
-    from kanscan.data.base import Case
+    from kanscan.data.case import Case
     from kanscan.data.readers.pairing import pair_folders
 
     for path in (predictions, references):
@@ -333,7 +333,7 @@ def _label_maps(pairs: Sequence[tuple[Case, Case]]) -> tuple[LabelMap, LabelMap,
     Raises:
         ValueError: The predictions hold values that the references do not explain.
     """
-    from kanscan.data.label_values import infer_label_map, named_values, read_label_values, values_text
+    from kanscan.data.pictures.label_values import infer_label_map, named_values, read_label_values, values_text
 
     label_map = infer_label_map(read_label_values([theirs for _, theirs in pairs]), "the references")
     found = read_label_values([ours for ours, _ in pairs])
@@ -356,7 +356,7 @@ def _label_maps(pairs: Sequence[tuple[Case, Case]]) -> tuple[LabelMap, LabelMap,
 
 
 def _judge_masks(pair: tuple[Case, Case], prediction_map: LabelMap, label_map: LabelMap) -> Judged:
-    from kanscan.data.io import check_pair, read_label
+    from kanscan.data.pictures.files import check_pair, read_label
     from kanscan.report import judge
 
     ours, theirs = pair

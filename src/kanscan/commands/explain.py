@@ -105,9 +105,9 @@ def explain(
     Example:
         >>> explain("runs/demo").page  # doctest: +SKIP
     """
-    from kanscan.build.explanation_page import write_page
-    from kanscan.build.study import Study, look_at
     from kanscan.run import Run
+    from kanscan.workflows.explain.page import write_page
+    from kanscan.workflows.explain.study import Study, look_at
 
     opened = Run.open(run)
     asked = _chapters(only)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from kanscan.predictor import Prediction, Predictor, VolumePredictor
+    from kanscan.inference import Prediction, Predictor, VolumePredictor
 
 #: What the pixels of a written label map may hold.
 VALUES = ("labels", "indices")
@@ -121,10 +121,10 @@ def predict(
         >>> done = predict("runs/demo", ["scan.png"], output="out")  # doctest: +SKIP
         >>> done.files  # doctest: +SKIP
     """
-    from kanscan.build import predictor
-    from kanscan.build.temperature import stored_temperature
+    from kanscan.pipelines.pictures import predictor
     from kanscan.registry import unknown
     from kanscan.run import Run
+    from kanscan.workflows.temperature import stored_temperature
 
     if values not in VALUES:
         raise ValueError(unknown("kind of values", values, VALUES))
@@ -174,7 +174,7 @@ def _predict_volumes(
     skip_finished: bool,
     overwrite: bool,
 ) -> Predictions:
-    from kanscan.predictor.files import Output, find_volumes, finished, predict_cases, take_shard
+    from kanscan.workflows.volume_files import Output, find_volumes, finished, predict_cases, take_shard
 
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file, expected a folder for the label maps")
@@ -222,7 +222,7 @@ def find_pictures(inputs: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
         FileNotFoundError: There is nothing at a path.
         ValueError: A folder holds no picture, or nothing was named.
     """
-    from kanscan.data.io import IMAGE_SUFFIXES, is_image_file
+    from kanscan.data.pictures.files import IMAGE_SUFFIXES, is_image_file
 
     found: list[Path] = []
     notes: list[str] = []
@@ -328,8 +328,8 @@ def _predict_one(
 ) -> None:
     import numpy as np
 
-    from kanscan.data.io import read_image, write_label
-    from kanscan.drawing import overlay, save_png
+    from kanscan.data.pictures.files import read_image, write_label
+    from kanscan.drawing.images import overlay, save_png
 
     image = read_image(picture)
     found = serve(image)

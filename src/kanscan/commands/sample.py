@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from kanscan.build import Generator, RealPictures
+    from kanscan.pipelines.generation import Generator, RealPictures
     from kanscan.report.generation import GenerationScores
     from kanscan.run import Run
 
@@ -126,8 +126,8 @@ def sample(
     Example:
         >>> sample("runs/ukan_diffusion-quick_s2981", num_samples=16, steps=50, sampler="ddim")  # doctest: +SKIP
     """
-    from kanscan.build import generator, real_pictures
     from kanscan.metrics.features import built_in, load_features
+    from kanscan.pipelines.generation import generator, real_pictures
     from kanscan.run import Run
 
     opened = Run.open(run)
@@ -213,7 +213,7 @@ def _make(
     make: Generator, folder: Path, indices: Sequence[int], made: dict[str, Any], advance: Callable[[], None]
 ) -> None:
     """Make and write a batch; the label comes before its picture, so that a picture that is there is complete."""
-    from kanscan.drawing import save_png
+    from kanscan.drawing.images import save_png
 
     length = made["steps"]
     shown = {round(column * length / (STRIP_COLUMNS - 1)) for column in range(STRIP_COLUMNS)}
@@ -244,7 +244,7 @@ def _shown(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _write_strip(folder: Path, frames: Sequence[Tensor]) -> None:
-    from kanscan.drawing import contact_sheet, save_png
+    from kanscan.drawing.images import contact_sheet, save_png
 
     tiles = [_shown(frame[row].numpy()) for row in range(len(frames[0])) for frame in frames]
     save_png(folder / "strip.png", contact_sheet(tiles, columns=len(frames), tile_size=96))
@@ -314,7 +314,7 @@ def _read(path: Path) -> NDArray[np.uint8]:
 
 def _sheet(folder: Path, files: Sequence[Path], labels: Sequence[Path], scale: int) -> Path:
     """Draw the first samples in a grid; those with labels as pairs."""
-    from kanscan.drawing import contact_sheet, overlay, save_png
+    from kanscan.drawing.images import contact_sheet, overlay, save_png
 
     tiles = [_read(path) for path in files[:SHOWN]]
     if labels:

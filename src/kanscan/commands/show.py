@@ -152,14 +152,14 @@ def _dataset(name: str) -> Listing:
 
 
 def _recipes() -> Listing:
-    from kanscan.config import load_recipe, recipe_names
+    from kanscan.config.recipe import load_recipe, recipe_names
 
     rows = [(name, load_recipe(name).description) for name in recipe_names()]
     return Listing("Recipes", ("recipe", "description"), rows, ("Any key can be set: kanscan train RECIPE key=value",))
 
 
 def _recipe(name: str) -> Listing:
-    from kanscan.config import load_recipe
+    from kanscan.config.recipe import load_recipe
 
     content = load_recipe(name).model_dump(mode="json")
     rows = [
@@ -172,7 +172,7 @@ def _recipe(name: str) -> Listing:
 
 
 def _keys() -> Listing:
-    from kanscan.config import Recipe, all_keys
+    from kanscan.config.recipe import Recipe, all_keys
 
     defaults = Recipe().model_dump(mode="json")
     rows = []

@@ -9,7 +9,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kanscan.config import Recipe
+    from kanscan.config.recipe import Recipe
     from kanscan.run import Run
     from kanscan.training.checkpoint import Keeper
 
@@ -123,8 +123,8 @@ def train(
     Example:
         >>> run = train("ukan", ["data.root=my_images"], epochs=50)  # doctest: +SKIP
     """
-    from kanscan.build import train_run
     from kanscan.training.stopping import Interrupted
+    from kanscan.workflows.training import train_run
 
     settings, asked = _settings(overrides, model=model, epochs=epochs, seed=seed, device=device)
     resume, dry_run = resume or asked.get("resume", False), dry_run or asked.get("dry_run", False)
@@ -144,7 +144,7 @@ def train(
 
 def _settings(overrides: list[str] | Mapping[str, Any] | None, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """Separate settings of the recipe from options of this command written key=value."""
-    from kanscan.config import parse_overrides
+    from kanscan.config.recipe import parse_overrides
 
     settings = parse_overrides(overrides or ())
     asked: dict[str, Any] = {key: settings.pop(key) for key in ("resume", "output", "dry_run") if key in settings}
@@ -157,7 +157,7 @@ def _settings(overrides: list[str] | Mapping[str, Any] | None, **options: Any) -
 
 def _resolve(target: str, settings: dict[str, Any], output: Path | None, resume: bool) -> tuple[Recipe, Path]:
     """Find the recipe and the run's folder."""
-    from kanscan.config import load_recipe, recipe_names
+    from kanscan.config.recipe import load_recipe, recipe_names
     from kanscan.registry import unknown
     from kanscan.run import Run
 
@@ -224,10 +224,10 @@ def _holds_volumes(path: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def _rehearse(recipe: Recipe, folder: Path) -> Rehearsal:
-    from kanscan.build import prepare
     from kanscan.complexity import complexity
     from kanscan.training.device import choose_device, device_text, training_memory_mib
     from kanscan.training.session import try_step
+    from kanscan.workflows.training import prepare
 
     plan = prepare(recipe)
     loader, _ = plan.loaders

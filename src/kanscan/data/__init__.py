@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanscan.data.base import Case, DatasetReader, LabelMap, Survey
+from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
 from kanscan.data.readers import READERS, make_reader, recognize
 
 __all__ = ["READERS", "Case", "DatasetReader", "LabelMap", "Survey", "make_reader", "recognize"]

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kanscan.data.base import Case
-from kanscan.data.io import read_reduced
-from kanscan.data.volumes import read_case_volume, read_volume
+from kanscan.data.case import Case
+from kanscan.data.pictures.files import read_reduced
+from kanscan.data.volumes.formats import read_case_volume, read_volume
 
 _SIDE = 24
 #: Correlation of thumbnails above which two pictures are taken for the same scene. Measured: in CVC-ClinicDB all 63

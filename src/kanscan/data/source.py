@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanscan.data.base import Case, DatasetReader, LabelMap
+from kanscan.data.case import Case, DatasetReader, LabelMap
 from kanscan.data.splits import Split
 from kanscan.registry import unknown
 

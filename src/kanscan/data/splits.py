@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kanscan.data.base import Case
+from kanscan.data.case import Case
 from kanscan.data.similarity import Signature, case_signature, near_pairs
 from kanscan.files import read_json, write_json
 from kanscan.registry import nearest, unknown

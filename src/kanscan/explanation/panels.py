@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from kanscan.drawing import to_rgb
+from kanscan.drawing.images import to_rgb
 from kanscan.explanation.planes import Plane, planes
 from kanscan.explanation.receptive_field import ReceptiveField
 

@@ -2,7 +2,6 @@
 
 from kanscan.report.assemble import Judged, assemble, judge
 from kanscan.report.comparison import Comparison, compare_reports
-from kanscan.report.judgment import report_run, run_provenance
 from kanscan.report.pictures import draw_case, worth_a_look
 from kanscan.report.printed import add_printed
 from kanscan.report.schema import ALL_CLASSES, CaseScores, Picture, Provenance, Report
@@ -22,8 +21,6 @@ __all__ = [
     "draw_again",
     "draw_case",
     "judge",
-    "report_run",
-    "run_provenance",
     "worth_a_look",
     "write_report",
 ]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kanscan.drawing import contact_sheet, png_bytes
+from kanscan.drawing.images import contact_sheet, png_bytes
+from kanscan.drawing.pages import Section, page, paragraph, picture, table
 from kanscan.metrics.features import FeatureNet
 from kanscan.metrics.generation import SPLITS, frechet_distance, inception_score, nearest_neighbors
-from kanscan.report.page import Section, page, paragraph, picture, table
 
 #: Samples whose nearest neighbors are shown.
 SHOWN_NEIGHBORS = 12

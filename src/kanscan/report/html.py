@@ -10,11 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from kanscan.drawing import class_color
+from kanscan.drawing import charts
+from kanscan.drawing.images import class_color
+from kanscan.drawing.pages import document, table
 from kanscan.metrics import METRICS
-from kanscan.report import charts
 from kanscan.report.numerals import number, span, title, unit_of
-from kanscan.report.page import document, table
 from kanscan.report.schema import HEADLINE_METRICS, Picture, Report
 from kanscan.report.wording import (
     CASE_METRICS,

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kanscan.drawing import overlay, to_rgb
+from kanscan.drawing.images import overlay, to_rgb
 from kanscan.report.schema import CaseScores
 
 Kind = Literal["best", "median", "worst"]

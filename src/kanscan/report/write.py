@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kanscan.drawing import save_png
+from kanscan.drawing.images import save_png
 from kanscan.files import write_json, write_text
 from kanscan.metrics import METRICS
 from kanscan.report.html import html

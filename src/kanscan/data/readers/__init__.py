@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from kanscan.data.base import DatasetReader
+from kanscan.data.case import DatasetReader
 from kanscan.data.readers.busi import BUSI
 from kanscan.data.readers.cvc import CVC
 from kanscan.data.readers.folder import Folder, Paired, Prepared
@@ -68,7 +68,7 @@ def recognize(root: str | Path) -> str:
 
     Example:
         >>> import tempfile
-        >>> from kanscan.data.synthetic import write_ultrasound
+        >>> from kanscan.data.made.synthetic import write_ultrasound
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     recognize(write_ultrasound(f"{folder}/us", 2, image_size=(32, 32)))
         'synthetic'
@@ -113,7 +113,7 @@ def make_reader(key: str, root: str | Path, **options: Any) -> DatasetReader:
 
     Example:
         >>> import tempfile
-        >>> from kanscan.data.synthetic import write_ultrasound
+        >>> from kanscan.data.made.synthetic import write_ultrasound
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     root = write_ultrasound(f"{folder}/us", 2, image_size=(32, 32))
         ...     reader = make_reader("auto", root)

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kanscan.data.base import Case, DatasetReader, LabelMap, Survey
-from kanscan.data.io import read_image
-from kanscan.data.label_values import infer_label_map, label_map_from_option, read_label_values
+from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
+from kanscan.data.pictures.files import read_image
+from kanscan.data.pictures.label_values import infer_label_map, label_map_from_option, read_label_values
 from kanscan.data.readers.cvc import SEQUENCE_ENDS, sequence_of
 from kanscan.data.readers.layout import find_home, find_parts, folders, pictures
 from kanscan.data.readers.pairing import Pair, case_id, finish, pair_folders, pair_within

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from kanscan.data.base import Case, DatasetReader, LabelMap, Survey
-from kanscan.data.generated import MANIFEST
-from kanscan.data.mni152 import CLASSES
-from kanscan.data.mni152 import MADE_BY as MNI152_MADE_BY
-from kanscan.data.mni152 import VALUES as MNI152_VALUES
+from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
+from kanscan.data.made.generated import MANIFEST
+from kanscan.data.made.mni152 import CLASSES
+from kanscan.data.made.mni152 import MADE_BY as MNI152_MADE_BY
+from kanscan.data.made.mni152 import VALUES as MNI152_VALUES
+from kanscan.data.made.synthetic import MADE_BY as SYNTHETIC_MADE_BY
+from kanscan.data.made.synthetic import VALUES as SYNTHETIC_VALUES
 from kanscan.data.readers.layout import find_home
 from kanscan.data.readers.pairing import finish
-from kanscan.data.synthetic import MADE_BY as SYNTHETIC_MADE_BY
-from kanscan.data.synthetic import VALUES as SYNTHETIC_VALUES
 from kanscan.files import read_json
 
 _LAYOUT = """

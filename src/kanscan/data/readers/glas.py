@@ -6,7 +6,7 @@ import csv
 import re
 from pathlib import Path
 
-from kanscan.data.base import Case, DatasetReader, LabelMap, Survey
+from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
 from kanscan.data.readers.layout import find_home, find_parts, pictures, squeeze
 from kanscan.data.readers.pairing import Pair, case_id, finish, pair_folders, pair_within
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanscan.data.base import Case, DatasetReader, LabelMap, Survey
+from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
 from kanscan.data.readers.layout import contents, find_home, folders
 from kanscan.data.readers.pairing import case_id, finish, pair_folders
 

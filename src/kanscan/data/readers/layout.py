@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from kanscan.data.base import DatasetReader
-from kanscan.data.io import is_image_file
+from kanscan.data.case import DatasetReader
+from kanscan.data.pictures.files import is_image_file
 
 #: Names of image folders, most telling first; compared without case, spaces, hyphens and underscores.
 IMAGE_FOLDERS = (

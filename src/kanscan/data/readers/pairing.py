@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanscan.data.base import Case, Survey
+from kanscan.data.case import Case, Survey
 from kanscan.data.readers.layout import pictures, pictures_below
 
 _LABEL_WORD = r"(?:masks?|segmentations?|seg|labels?|gt|ground[ _-]?truth|anno(?:tation)?s?|lesion|manual)"

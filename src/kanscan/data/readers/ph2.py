@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from kanscan.data.base import Case, DatasetReader, LabelMap, Survey
+from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
 from kanscan.data.readers.layout import find_home, folders, pictures
 from kanscan.data.readers.pairing import finish
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kanscan.data.base import Case, DatasetReader, LabelMap, Survey
+from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
 from kanscan.data.readers.layout import IMAGE_FOLDERS, LABEL_FOLDERS, child, find_home, folders, subset_of
 from kanscan.data.readers.pairing import case_id, finish, pair_folders
 from kanscan.registry import unknown

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from kanscan.data.array_files import ARRAY_SUFFIXES, is_array_file
-from kanscan.data.base import Case, DatasetReader, LabelMap, Survey
+from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
+from kanscan.data.pictures.array_files import ARRAY_SUFFIXES, is_array_file
 from kanscan.data.readers.layout import find_home, folders, squeeze
 from kanscan.data.readers.pairing import finish
 

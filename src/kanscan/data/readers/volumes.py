@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kanscan.data.base import Case, DatasetReader, LabelMap, Survey
+from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
 from kanscan.data.readers.folder import compile_pattern
 from kanscan.data.readers.layout import IMAGE_FOLDERS, LABEL_FOLDERS, child, contents, find_home, folders
 from kanscan.data.readers.pairing import finish
-from kanscan.data.volumes import is_volume_file, volume_name
+from kanscan.data.volumes.formats import is_volume_file, volume_name
 from kanscan.files import read_json
 from kanscan.metrics import IGNORED
 from kanscan.registry import unknown
@@ -293,7 +293,7 @@ class Volumes(DatasetReader):
 
     def inspect(self, root: Path) -> None:
         """Look into the label maps for their values, and into an image for its channels."""
-        from kanscan.data.volumes import read_volume
+        from kanscan.data.volumes.formats import read_volume
 
         cases = self.survey(root).cases
         if self.labels == "auto":
@@ -323,8 +323,8 @@ def infer_volume_labels(paths: Iterable[Path]) -> LabelMap:
     Raises:
         ValueError: There are more than 255 of them.
     """
-    from kanscan.data.label_values import named_values, value_counts
-    from kanscan.data.volumes import read_stored_volume
+    from kanscan.data.pictures.label_values import named_values, value_counts
+    from kanscan.data.volumes.formats import read_stored_volume
 
     found: set[int] = set()
     for path in paths:
@@ -376,7 +376,7 @@ class Dicom(DatasetReader):
 
     def survey(self, root: Path) -> Survey:
         """List the series below a folder."""
-        from kanscan.data.dicom import find_series
+        from kanscan.data.dicom.series import find_series
 
         cases: list[Case] = []
         problems: list[str] = []

@@ -1,0 +1,1 @@
+"""What decides a run: the recipe, and the parts it is made of."""

@@ -1,0 +1,1 @@
+"""Volumes: formats, grids, plans, patches."""

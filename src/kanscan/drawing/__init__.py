@@ -1,0 +1,1 @@
+"""Pictures, charts and pages; nothing here knows what they show."""

@@ -1,0 +1,198 @@
+"""Predictor: a picture of any size becomes a label map of that size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from kanscan.data.pictures.transforms import Preprocessing
+from kanscan.models.base import SegmentationModel
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says about one picture.
+
+    Attributes:
+        label: `(H, W)` uint8 class indices at the picture's own size.
+        probabilities: `(K, H, W)` float32, background first; they sum to one over K. K is 2 for a binary task. Scaled
+            by the predictor's temperature, which the label is not.
+        network_label: `(h, w)` uint8 class indices on the grid the network worked on, which is where the released code
+            of the papers takes its scores.
+    """
+
+    label: NDArray[np.uint8]
+    probabilities: NDArray[np.float32]
+    network_label: NDArray[np.uint8]
+
+
+class Predictor:
+    """Image in, label map out: channels, size, normalization, flips and the way back to the original grid.
+
+    With a fixed image size the picture is resized to it, and the probabilities are resized back bilinearly before a
+    class is chosen. Without one the picture keeps its size: it is padded at the bottom and right with repeated border
+    pixels up to the next multiple of the network's stride, and the result is cropped back.
+
+    Args:
+        model: Network; put into evaluation mode.
+        preprocessing: As in training.
+        class_names: One a class, background first; two for a network with one logit.
+        device: "cpu", "cuda", "cuda:1", "mps".
+        flips: Average the probabilities over the four flips of the picture.
+
+    Raises:
+        ValueError: The channels of network and preprocessing, or its logits and the class names, do not fit.
+
+    Example:
+        >>> from kanscan.models import create_model
+        >>> model = create_model("ukan", preset="small")
+        >>> predictor = Predictor(model, Preprocessing(image_size=(64, 64)), ("background", "lesion"))
+        >>> predictor(np.zeros((50, 70, 3), np.uint8)).label.shape
+        (50, 70)
+    """
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        preprocessing: Preprocessing,
+        class_names: Sequence[str],
+        *,
+        device: str | torch.device = "cpu",
+        flips: bool = False,
+    ) -> None:
+        if preprocessing.channels != model.in_channels:
+            raise ValueError(
+                f"the preprocessing gives {preprocessing.channels} channels, the network takes {model.in_channels}"
+            )
+        if len(class_names) != max(2, model.out_channels):
+            raise ValueError(
+                f"a network with {model.out_channels} output channel{'s' * (model.out_channels > 1)} tells "
+                f"{max(2, model.out_channels)} classes apart, got {len(class_names)} names: {', '.join(class_names)}"
+            )
+        if model.spatial_dims != 2:
+            raise ValueError(f"a predictor of pictures needs a 2D network, got one for {model.spatial_dims}D images")
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.preprocessing = preprocessing
+        self.class_names = tuple(class_names)
+        self.flips = flips
+        #: Divides the logits that probabilities are made of; classes are chosen without it, so labels never change.
+        self.temperature = 1.0
+
+    def __call__(self, image: NDArray) -> Prediction:
+        """Predict one picture.
+
+        Args:
+            image: `(H, W)` or `(H, W, C)`, as `kanscan.data.pictures.files.read_image` gives it.
+
+        Raises:
+            ValueError: The picture has NaN or a channel count that cannot be served.
+        """
+        return next(self.stream([image]))
+
+    def stream(self, images: Iterable[NDArray], *, batch_size: int = 8) -> Iterator[Prediction]:
+        """Predict many pictures, in their order; only one batch is held in memory.
+
+        Args:
+            images: As for a single call; sizes may differ.
+            batch_size: Pictures that go through the network together.
+        """
+        source = iter(images)
+        while batch := list(islice(source, batch_size)):
+            prepared = [self.prepare(image) for image in batch]
+            for image, probabilities in zip(batch, self._run(prepared), strict=True):
+                yield self._finish(probabilities, (int(image.shape[0]), int(image.shape[1])))
+
+    def prepare(self, image: NDArray) -> Tensor:
+        """Check a picture and bring it to what the network takes, `(C, h, w)`.
+
+        Raises:
+            ValueError: As in a call.
+        """
+        if image.ndim not in (2, 3) or 0 in image.shape:
+            raise ValueError(f"expected an image (height, width) or (height, width, channels), got shape {image.shape}")
+        if np.issubdtype(image.dtype, np.floating) and not np.isfinite(image).all():
+            bad = int(image.size - np.isfinite(image).sum())
+            raise ValueError(
+                f"the image contains NaN or infinite values ({bad} of {image.size}); repair or leave it out"
+            )
+        channels = 1 if image.ndim == 2 else image.shape[-1]
+        wanted = self.preprocessing.channels
+        # Grey is repeated, color averaged; anything else would be a guess.
+        if channels not in (1, wanted) and (channels, wanted) != (3, 1):
+            raise ValueError(
+                f"the image has {channels} channels, the network takes {wanted}; arrays are (height, width, channels)"
+            )
+        return self._padded(self.preprocessing(image))
+
+    def _padded(self, x: Tensor) -> Tensor:
+        if self.preprocessing.image_size is not None:
+            return x
+        bottom, right = (-size % stride for size, stride in zip(x.shape[-2:], self.model.stride, strict=True))
+        return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+
+    @torch.inference_mode()
+    def _run(self, prepared: Sequence[Tensor]) -> list[Tensor]:
+        """Return `(K, h, w)` probabilities of each picture; pictures of one size go through together.
+
+        With a temperature those scaled by it follow: `(2 K, h, w)`.
+        """
+        results: dict[int, Tensor] = {}
+        for shape in {tuple(x.shape) for x in prepared}:
+            places = [i for i, x in enumerate(prepared) if tuple(x.shape) == shape]
+            probabilities = self._probabilities(torch.stack([prepared[i] for i in places]).to(self.device))
+            results.update(zip(places, probabilities.cpu(), strict=True))
+        return [results[i] for i in range(len(prepared))]
+
+    def _probabilities(self, x: Tensor) -> Tensor:
+        flips: list[list[int]] = [[], [-1], [-2], [-2, -1]] if self.flips else [[]]
+        mean = torch.stack([self._of_logits(self.model(x.flip(axes))).flip(axes) for axes in flips]).mean(0)
+        if not torch.isfinite(mean).all():
+            raise ValueError(
+                "the network answered with NaN; its weights are damaged or the normalization is not the one of training"
+            )
+        return mean
+
+    def _of_logits(self, logits: Tensor) -> Tensor:
+        plain = class_probabilities(logits)
+        if self.temperature == 1:
+            return plain
+        return torch.cat([plain, class_probabilities(logits.float() / self.temperature)], dim=1)
+
+    def _finish(self, probabilities: Tensor, size: tuple[int, int]) -> Prediction:
+        if self.preprocessing.image_size is None:
+            probabilities = full = probabilities[:, : size[0], : size[1]]
+        elif tuple(probabilities.shape[1:]) == size:
+            full = probabilities
+        else:
+            full = F.interpolate(probabilities[None], size=size, mode="bilinear", align_corners=False)[0]
+        classes = len(self.class_names)
+        return Prediction(
+            label=_choose(full[:classes]),
+            probabilities=full[-classes:].contiguous().numpy(),
+            network_label=_choose(probabilities[:classes]),
+        )
+
+
+def class_probabilities(logits: Tensor) -> Tensor:
+    """Turn logits `(B, out_channels, *S)` into probabilities `(B, K, *S)`, background first.
+
+    One logit says foreground by its sigmoid; several are compared by a softmax.
+    """
+    if logits.shape[1] > 1:
+        return logits.float().softmax(dim=1)
+    foreground = logits.float().sigmoid()
+    return torch.cat([1 - foreground, foreground], dim=1)
+
+
+def _choose(probabilities: Tensor) -> NDArray[np.uint8]:
+    # For two classes "more than one half" is meant; argmax could fall either way where rounding makes both equal.
+    label = probabilities[1] > 0.5 if len(probabilities) == 2 else probabilities.argmax(0)
+    return label.to(torch.uint8).numpy()

@@ -1,0 +1,183 @@
+"""VolumePredictor: a volume in any grid becomes a label map in that grid."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kanscan.data.volumes.formats import Volume
+from kanscan.data.volumes.grid import Triple, resample_image
+from kanscan.data.volumes.plan import VolumePlan
+from kanscan.data.volumes.preparation import Prepared, prepare_volume, restore_label
+from kanscan.inference.windows import sliding_slabs
+from kanscan.models.base import SegmentationModel
+
+
+@dataclass(frozen=True)
+class VolumePrediction:
+    """What the network says about one volume.
+
+    Attributes:
+        label: `(I, J, K)` uint8 class indices in the volume's own grid.
+        probabilities: `(classes, I, J, K)` float32, background first, where they were asked for; scaled by the
+            predictor's temperature, which the label is not.
+    """
+
+    label: np.ndarray
+    probabilities: np.ndarray | None = None
+
+    @property
+    def network_label(self) -> np.ndarray:
+        """The label map once more: the papers judge volumes in their own grid."""
+        return self.label
+
+
+class VolumePredictor:
+    """Volume in, label map out: axes, crop, normalization, resampling, windows, mirroring and the whole way back.
+
+    Windows go from foot to head. Slices that no window will change any more are brought back to the volume's grid, each
+    voxel takes the class with the largest logit, and the logits are dropped: memory holds those of a slab of a window's
+    depth, however many slices there are.
+
+    Args:
+        model: Network; put into evaluation mode. A 2D network sees slice after slice.
+        plan: As in training.
+        class_names: One a class, background first; two for a network with one logit.
+        device: "cpu", "cuda", "cuda:1", "mps".
+        flips: Average the logits over all mirrorings.
+        overlap: Of neighboring windows.
+
+    Raises:
+        ValueError: Network, plan and class names do not fit.
+    """
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        plan: VolumePlan,
+        class_names: Sequence[str],
+        *,
+        device: str | torch.device = "cpu",
+        flips: bool = False,
+        overlap: float = 0.5,
+    ) -> None:
+        if model.spatial_dims != plan.spatial_dims or model.in_channels != plan.network_channels:
+            raise ValueError(
+                f"the network takes {model.in_channels} channels of {model.spatial_dims}D images, the plan gives "
+                f"{plan.network_channels} of {plan.spatial_dims}D images"
+            )
+        if len(class_names) != max(2, model.out_channels):
+            raise ValueError(
+                f"a network with {model.out_channels} output channels tells {max(2, model.out_channels)} classes "
+                f"apart, got {len(class_names)} names: {', '.join(class_names)}"
+            )
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.plan, self.class_names = plan, tuple(class_names)
+        self.flips, self.overlap = flips, overlap
+        #: Divides the logits that probabilities are made of; classes are chosen without it, so labels never change.
+        self.temperature = 1.0
+        #: What a report asks of a predictor of pictures; volumes are judged in their own grid.
+        self.preprocessing = SimpleNamespace(image_size=None, prepare_label=lambda label: label)
+
+    def __call__(self, volume: Volume, *, probabilities: bool = False) -> VolumePrediction:
+        """Predict one volume.
+
+        Args:
+            volume: As `kanscan.data.volumes.formats.read_volume` gives it.
+            probabilities: Return them too; all classes are then held in memory.
+
+        Raises:
+            ValueError: The volume has another number of channels than the network.
+        """
+        prepared = prepare_volume(volume, self.plan)
+        with torch.inference_mode():
+            slabs = sliding_slabs(
+                prepared.image,
+                self.plan.patch_size,
+                self._logits,
+                overlap=self.overlap,
+                # Slices are small: several go through together.
+                batch_size=1 if self.plan.slice_axis is None else 8,
+                device=self.device,
+            )
+            back = restored_slices(slabs, prepared)
+            if not probabilities:
+                return VolumePrediction(restore_label(choose_classes(back, prepared.box_size), prepared))
+            logits = np.stack([plane.copy() for plane in back], axis=1)
+        label = choose_classes((logits[:, k] for k in range(logits.shape[1])), prepared.box_size)
+        return VolumePrediction(restore_label(label, prepared), self._probabilities(logits, prepared))
+
+    def _logits(self, x: Tensor) -> Tensor:
+        axis = self.plan.slice_axis
+        if axis is not None:
+            x = x.squeeze(axis + 2)
+        x = x.repeat(1, self.plan.copies, *[1] * (x.ndim - 2))
+        dims = tuple(range(2, x.ndim))
+        mirrored = [dims[:0]]
+        if self.flips:
+            mirrored = [c for n in range(len(dims) + 1) for c in itertools.combinations(dims, n)]
+        logits = torch.stack([self.model(x.flip(axes)).flip(axes) for axes in mirrored]).mean(0)
+        return logits if axis is None else logits.unsqueeze(axis + 2)
+
+    def _probabilities(self, logits: np.ndarray, prepared: Prepared) -> np.ndarray:
+        back = torch.from_numpy(logits)
+        back = back / self.temperature
+        if len(back) > 1:
+            inside = back.softmax(dim=0).numpy()
+        else:
+            foreground = back.sigmoid().numpy()
+            inside = np.concatenate([1 - foreground, foreground])
+        out = [restore_label(one, prepared) for one in inside]
+        outside = restore_label(np.ones(prepared.box_size, np.uint8), prepared) == 0
+        out[0][outside] = 1
+        return np.stack(out)
+
+
+def restored_slices(slabs: Iterable[np.ndarray], prepared: Prepared) -> Iterator[np.ndarray]:
+    """Bring logits to the box of the volume, linearly, along a coarse axis by the nearest slice.
+
+    Args:
+        slabs: `(K, n, H, W)` of the prepared image, one after the other along D.
+        prepared: Says where the image came from.
+
+    Yields:
+        `(K, h, w)` for each slice of the box.
+    """
+    depth, *plane = prepared.box_size
+    count = prepared.image.shape[1]
+    # Half-voxel centers, the border repeated, as everywhere.
+    places = np.clip((np.arange(depth) + 0.5) * count / depth - 0.5, 0, count - 1)
+    if prepared.coarse == 0:
+        places = np.minimum(((np.arange(depth) + 0.5) * count / depth).astype(int), count - 1).astype(float)
+    before, index, number = None, 0, 0
+    for slab in slabs:
+        for k in range(slab.shape[1]):
+            now = resample_image(slab[:, k : k + 1], (1, plane[0], plane[1]), coarse=prepared.coarse, order=1)[:, 0]
+            while index < depth and places[index] <= number:
+                share = np.float32(places[index] - (number - 1))
+                yield now if share == 1 or before is None else before + share * (now - before)
+                index += 1
+            before, number = now, number + 1
+
+
+def choose_classes(slices: Iterable[np.ndarray], size: Triple) -> np.ndarray:
+    """Take the class with the largest logit; a lone logit says foreground above 0.
+
+    Args:
+        slices: Logits `(K, h, w)` of each slice along D.
+        size: `(d, h, w)` of all slices.
+
+    Returns:
+        `(d, h, w)` uint8 class indices.
+    """
+    chosen = np.zeros(size, np.uint8)
+    for target, logits in zip(chosen, slices, strict=True):
+        target[:] = logits[0] > 0 if len(logits) == 1 else logits.argmax(axis=0)
+    return chosen

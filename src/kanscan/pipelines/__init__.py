@@ -1,0 +1,1 @@
+"""Kinds of work from file to file: pictures, volumes, generation."""

@@ -1,6 +1,0 @@
-"""Predictors: a picture of any size, or a volume of any grid, becomes a label map of its own."""
-
-from kanscan.predictor.pictures import Prediction, Predictor, class_probabilities
-from kanscan.predictor.volumes import VolumePrediction, VolumePredictor
-
-__all__ = ["Prediction", "Predictor", "VolumePrediction", "VolumePredictor", "class_probabilities"]

@@ -1,0 +1,1 @@
+"""What a command does, the same for shell and Python."""

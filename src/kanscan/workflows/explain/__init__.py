@@ -1,0 +1,1 @@
+"""What a trained network learned: what is looked at, and the page it becomes."""
