@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kanscan.layers.embedding import to_map
 from kanscan.layers.kan import TokenizedKANBlock
+from kanscan.metrics.logits import labels, num_classes
 
 #: Side of an image over that of a map worth showing: fine enough to say where, coarse enough to say what.
 _REDUCTION = 8.0
@@ -196,15 +197,12 @@ def grad_cam(model: nn.Module, x: Tensor, class_index: int, layer: str | None = 
 
 
 def _class_score(logits: Tensor, class_index: int) -> Tensor:
-    classes = max(2, logits.shape[1])
+    classes = num_classes(logits.shape[1])
     if not 0 <= class_index < classes:
         raise ValueError(f"there is no class {class_index}; the network tells classes 0 to {classes - 1} apart")
-    if logits.shape[1] == 1:
-        plane = logits[:, 0] if class_index == 1 else -logits[:, 0]
-        chosen = plane > 0
-    else:
-        plane = logits[:, class_index]
-        chosen = logits.argmax(1) == class_index
+    # A lone logit speaks for both classes: what raises the background lowers it.
+    plane = logits[:, class_index] if logits.shape[1] > 1 else logits[:, 0] * (1 if class_index else -1)
+    chosen = labels(logits) == class_index
     empty = ~chosen.flatten(1).any(1).view(-1, *[1] * (chosen.ndim - 1))
     return (plane * (chosen | empty)).sum()
 

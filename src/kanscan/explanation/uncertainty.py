@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kanscan.layers.drop_path import DropPath
+from kanscan.metrics.logits import with_background
 
 _DROPS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, DropPath)
 
@@ -123,7 +124,7 @@ def fit_temperature(cases: Sequence[tuple[Tensor, Tensor]], *, max_steps: int = 
     """
     if not cases:
         raise ValueError("a temperature is fitted to validation cases, and there are none")
-    pairs = [(_two_or_more(logits.double()), label.long()) for logits, label in cases]
+    pairs = [(with_background(logits.double(), axis=0), label.long()) for logits, label in cases]
     pixels = sum(label.numel() for _, label in pairs)
     log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_temperature], lr=0.5, max_iter=max_steps, line_search_fn="strong_wolfe")
@@ -140,7 +141,3 @@ def fit_temperature(cases: Sequence[tuple[Tensor, Tensor]], *, max_steps: int = 
     with torch.enable_grad():
         optimizer.step(closure)
     return float(log_temperature.detach().exp().clamp(0.05, 20.0))
-
-
-def _two_or_more(logits: Tensor) -> Tensor:
-    return torch.cat([torch.zeros_like(logits), logits]) if logits.shape[0] == 1 else logits

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kanscan.data.pictures.transforms import Preprocessing
+from kanscan.metrics.logits import legal_size, likeliest, num_classes, pad_to, probabilities
 from kanscan.models.base import SegmentationModel
 
 
@@ -71,10 +72,11 @@ class Predictor:
             raise ValueError(
                 f"the preprocessing gives {preprocessing.channels} channels, the network takes {model.in_channels}"
             )
-        if len(class_names) != max(2, model.out_channels):
+        expected = num_classes(model.out_channels)
+        if len(class_names) != expected:
             raise ValueError(
                 f"a network with {model.out_channels} output channel{'s' * (model.out_channels > 1)} tells "
-                f"{max(2, model.out_channels)} classes apart, got {len(class_names)} names: {', '.join(class_names)}"
+                f"{expected} classes apart, got {len(class_names)} names: {', '.join(class_names)}"
             )
         if model.spatial_dims != 2:
             raise ValueError(f"a predictor of pictures needs a 2D network, got one for {model.spatial_dims}D images")
@@ -107,8 +109,8 @@ class Predictor:
         source = iter(images)
         while batch := list(islice(source, batch_size)):
             prepared = [self.prepare(image) for image in batch]
-            for image, probabilities in zip(batch, self._run(prepared), strict=True):
-                yield self._finish(probabilities, (int(image.shape[0]), int(image.shape[1])))
+            for image, answer in zip(batch, self._run(prepared), strict=True):
+                yield self._finish(answer, (int(image.shape[0]), int(image.shape[1])))
 
     def prepare(self, image: NDArray) -> Tensor:
         """Check a picture and bring it to what the network takes, `(C, h, w)`.
@@ -135,8 +137,7 @@ class Predictor:
     def _padded(self, x: Tensor) -> Tensor:
         if self.preprocessing.image_size is not None:
             return x
-        bottom, right = (-size % stride for size, stride in zip(x.shape[-2:], self.model.stride, strict=True))
-        return F.pad(x, (0, right, 0, bottom), mode="replicate") if bottom or right else x
+        return pad_to(x, legal_size(x.shape[-2:], self.model.stride))
 
     @torch.inference_mode()
     def _run(self, prepared: Sequence[Tensor]) -> list[Tensor]:
@@ -147,8 +148,8 @@ class Predictor:
         results: dict[int, Tensor] = {}
         for shape in {tuple(x.shape) for x in prepared}:
             places = [i for i, x in enumerate(prepared) if tuple(x.shape) == shape]
-            probabilities = self._probabilities(torch.stack([prepared[i] for i in places]).to(self.device))
-            results.update(zip(places, probabilities.cpu(), strict=True))
+            answers = self._probabilities(torch.stack([prepared[i] for i in places]).to(self.device))
+            results.update(zip(places, answers.cpu(), strict=True))
         return [results[i] for i in range(len(prepared))]
 
     def _probabilities(self, x: Tensor) -> Tensor:
@@ -161,38 +162,25 @@ class Predictor:
         return mean
 
     def _of_logits(self, logits: Tensor) -> Tensor:
-        plain = class_probabilities(logits)
+        plain = probabilities(logits)
         if self.temperature == 1:
             return plain
-        return torch.cat([plain, class_probabilities(logits.float() / self.temperature)], dim=1)
+        return torch.cat([plain, probabilities(logits.float() / self.temperature)], dim=1)
 
-    def _finish(self, probabilities: Tensor, size: tuple[int, int]) -> Prediction:
+    def _finish(self, answer: Tensor, size: tuple[int, int]) -> Prediction:
         if self.preprocessing.image_size is None:
-            probabilities = full = probabilities[:, : size[0], : size[1]]
-        elif tuple(probabilities.shape[1:]) == size:
-            full = probabilities
+            answer = full = answer[:, : size[0], : size[1]]
+        elif tuple(answer.shape[1:]) == size:
+            full = answer
         else:
-            full = F.interpolate(probabilities[None], size=size, mode="bilinear", align_corners=False)[0]
+            full = F.interpolate(answer[None], size=size, mode="bilinear", align_corners=False)[0]
         classes = len(self.class_names)
         return Prediction(
-            label=_choose(full[:classes]),
+            label=_chosen(full[:classes]),
             probabilities=full[-classes:].contiguous().numpy(),
-            network_label=_choose(probabilities[:classes]),
+            network_label=_chosen(answer[:classes]),
         )
 
 
-def class_probabilities(logits: Tensor) -> Tensor:
-    """Turn logits `(B, out_channels, *S)` into probabilities `(B, K, *S)`, background first.
-
-    One logit says foreground by its sigmoid; several are compared by a softmax.
-    """
-    if logits.shape[1] > 1:
-        return logits.float().softmax(dim=1)
-    foreground = logits.float().sigmoid()
-    return torch.cat([1 - foreground, foreground], dim=1)
-
-
-def _choose(probabilities: Tensor) -> NDArray[np.uint8]:
-    # For two classes "more than one half" is meant; argmax could fall either way where rounding makes both equal.
-    label = probabilities[1] > 0.5 if len(probabilities) == 2 else probabilities.argmax(0)
-    return label.to(torch.uint8).numpy()
+def _chosen(probabilities: Tensor) -> NDArray[np.uint8]:
+    return likeliest(probabilities, axis=0).to(torch.uint8).numpy()

@@ -16,6 +16,7 @@ from kanscan.data.volumes.grid import Triple, resample_image
 from kanscan.data.volumes.plan import VolumePlan
 from kanscan.data.volumes.preparation import Prepared, prepare_volume, restore_label
 from kanscan.inference.windows import sliding_slabs
+from kanscan.metrics.logits import labels, num_classes, probabilities
 from kanscan.models.base import SegmentationModel
 
 
@@ -72,9 +73,9 @@ class VolumePredictor:
                 f"the network takes {model.in_channels} channels of {model.spatial_dims}D images, the plan gives "
                 f"{plan.network_channels} of {plan.spatial_dims}D images"
             )
-        if len(class_names) != max(2, model.out_channels):
+        if len(class_names) != num_classes(model.out_channels):
             raise ValueError(
-                f"a network with {model.out_channels} output channels tells {max(2, model.out_channels)} classes "
+                f"a network with {model.out_channels} output channels tells {num_classes(model.out_channels)} classes "
                 f"apart, got {len(class_names)} names: {', '.join(class_names)}"
             )
         self.device = torch.device(device)
@@ -127,13 +128,7 @@ class VolumePredictor:
         return logits if axis is None else logits.unsqueeze(axis + 2)
 
     def _probabilities(self, logits: np.ndarray, prepared: Prepared) -> np.ndarray:
-        back = torch.from_numpy(logits)
-        back = back / self.temperature
-        if len(back) > 1:
-            inside = back.softmax(dim=0).numpy()
-        else:
-            foreground = back.sigmoid().numpy()
-            inside = np.concatenate([1 - foreground, foreground])
+        inside = probabilities(torch.from_numpy(logits) / self.temperature, axis=0).numpy()
         out = [restore_label(one, prepared) for one in inside]
         outside = restore_label(np.ones(prepared.box_size, np.uint8), prepared) == 0
         out[0][outside] = 1
@@ -179,5 +174,5 @@ def choose_classes(slices: Iterable[np.ndarray], size: Triple) -> np.ndarray:
     """
     chosen = np.zeros(size, np.uint8)
     for target, logits in zip(chosen, slices, strict=True):
-        target[:] = logits[0] > 0 if len(logits) == 1 else logits.argmax(axis=0)
+        target[:] = labels(logits, axis=0)
     return chosen

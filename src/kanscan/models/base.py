@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from kanscan.metrics.logits import legal_size
+
 
 class Network(nn.Module, ABC):
     """What every network of the catalogue has, whatever it predicts.
@@ -67,7 +69,7 @@ class Network(nn.Module, ABC):
                 f"build it with in_channels={x.shape[1]}"
             )
         size = tuple(int(s) for s in x.shape[2:])
-        legal = tuple(max(-(-s // m), 1) * m for s, m in zip(size, self.stride, strict=True))
+        legal = legal_size(size, self.stride)
         if legal != size:
             raise ValueError(
                 f"{name} needs a size that is a multiple of {' x '.join(map(str, self.stride))}, "

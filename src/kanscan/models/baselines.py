@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kanscan.layers.residual_unet import plan_stages, refuse_single_pixel
+from kanscan.metrics.logits import legal_size
 from kanscan.models.base import SegmentationModel
 
 # MONAI takes seconds to import, so each constructor imports the one network it builds.
@@ -175,7 +176,7 @@ class UNETR(SegmentationModel):
         """
         if x.ndim == self.spatial_dims + 2 and tuple(x.shape[2:]) != self.image_size:
             built, got = (" x ".join(map(str, size)) for size in (self.image_size, x.shape[2:]))
-            legal = tuple(max(-(-int(s) // _UNETR_PATCH), 1) * _UNETR_PATCH for s in x.shape[2:])
+            legal = legal_size(x.shape[2:], (_UNETR_PATCH,) * self.spatial_dims)
             raise ValueError(
                 f"this UNETR was built for images of {built}, got {got}; resize to {built}, or build it with "
                 f"image_size={legal}"

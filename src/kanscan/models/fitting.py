@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from kanscan.metrics.logits import legal_size
+from kanscan.metrics.logits import num_classes as classes_of
 from kanscan.models.base import Network, SegmentationModel
 
 
@@ -57,7 +59,7 @@ def complete_options(
             f"model.options.in_channels={options['in_channels']}, but the pictures have {channels} channels; "
             f"leave it out, or set data.channels={options['in_channels']} if that is 1 or 3"
         )
-    if max(2, options["out_channels"]) != num_classes:
+    if classes_of(options["out_channels"]) != num_classes:
         raise ValueError(
             f"model.options.out_channels={options['out_channels']}, but the data has {num_classes} classes, background "
             "included; leave it out"
@@ -97,11 +99,10 @@ def check_fit(
     if model.spatial_dims != spatial_dims:
         kind = "pictures" if spatial_dims == 2 else "volumes"
         raise ValueError(f"the data are {kind}, but this {name} was built for {model.spatial_dims}D images")
-    if image_size is not None and any(s % m for s, m in zip(image_size, model.stride, strict=True)):
-        legal = [-(-s // m) * m for s, m in zip(image_size, model.stride, strict=True)]
+    if image_size is not None and (legal := legal_size(image_size, model.stride)) != tuple(image_size):
         raise ValueError(
             f"data.image_size={list(image_size)} does not suit {name}, whose sizes are multiples of "
-            f"{' x '.join(map(str, model.stride))}; the next legal size is {legal}"
+            f"{' x '.join(map(str, model.stride))}; the next legal size is {list(legal)}"
         )
     if deep_supervision and type(model).side_outputs is SegmentationModel.side_outputs:
         raise ValueError(f"{name} has no side outputs: loss.deep_supervision=true would have no effect")

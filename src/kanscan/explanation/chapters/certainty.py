@@ -16,6 +16,7 @@ from kanscan.explanation import sheets
 from kanscan.explanation.chapters.base import Chapter, Sample
 from kanscan.explanation.panels import Row, map_figure
 from kanscan.explanation.uncertainty import Calibration, Uncertainty, calibration, dropping, fit_temperature, summarize
+from kanscan.metrics.logits import probabilities as class_probabilities
 
 Probabilities = Callable[[nn.Module, Tensor], Tensor]
 
@@ -173,7 +174,7 @@ def calibrating(
     temperature = fit_temperature(fitted_on)
 
     def judged(scale: float) -> Calibration:
-        return calibration((_probabilities(logits / scale), label) for logits, label in judged_on)
+        return calibration((class_probabilities(logits / scale, axis=0), label) for logits, label in judged_on)
 
     found = Calibrated(temperature, judged(1.0), judged(temperature))
     said = "too sure of itself" if temperature > 1.02 else "too unsure" if temperature < 0.98 else "well scaled"
@@ -205,7 +206,3 @@ def calibrating(
         },
     )
     return chapter, found
-
-
-def _probabilities(logits: Tensor) -> Tensor:
-    return (torch.cat([torch.zeros_like(logits), logits]) if logits.shape[0] == 1 else logits).softmax(0)

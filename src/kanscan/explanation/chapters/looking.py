@@ -15,6 +15,7 @@ from kanscan.explanation.activation import activation_map, default_layer, grad_c
 from kanscan.explanation.chapters.base import Chapter, Sample, batches, of_one_size
 from kanscan.explanation.panels import Row, map_figure, receptive_field_figure
 from kanscan.explanation.receptive_field import receptive_field
+from kanscan.metrics.logits import labels
 
 #: Classes that get a Grad-CAM of their own in a figure: those that take most of the label.
 MOST_CLASSES = 3
@@ -81,7 +82,7 @@ def _drawn(
 ) -> tuple[str, Figure, str]:
     label = sample.outline
     with torch.no_grad():
-        chosen = _labels(model(x))[0].cpu().numpy()
+        chosen = labels(model(x))[0].cpu().numpy()
     rows = [
         Row("trained", _panels(trained), "label" if label is not None else "image"),
         Row("random weights", _panels(random), "prediction (trained)", chosen),
@@ -95,16 +96,12 @@ def _drawn(
     return f"maps-{sample.id}", drawing, caption
 
 
-def _labels(logits: Tensor) -> Tensor:
-    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
-
-
 def _classes_to_show(model: nn.Module, sample: Sample, x: Tensor, num_classes: int) -> list[int]:
     """Return the foreground classes that take most of the label, or of the prediction where there is no label."""
     if num_classes <= MOST_CLASSES + 1:
         return list(range(1, num_classes))
     with torch.no_grad():
-        label = _labels(model(x))[0].cpu() if sample.label is None else sample.label[sample.known]
+        label = labels(model(x))[0].cpu() if sample.label is None else sample.label[sample.known]
     counts = torch.bincount(label.flatten(), minlength=num_classes)[1:]
     return sorted((counts.argsort(descending=True, stable=True)[:MOST_CLASSES] + 1).tolist())
 

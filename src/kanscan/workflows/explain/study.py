@@ -19,8 +19,9 @@ from kanscan.explanation.pruning import prune
 from kanscan.explanation.scan_attention import scan_layers
 from kanscan.explanation.splines import ObservedLayer
 from kanscan.files import atomic, write_json
-from kanscan.inference import Predictor, VolumePredictor, class_probabilities
+from kanscan.inference import Predictor, VolumePredictor
 from kanscan.metrics import case_scores
+from kanscan.metrics.logits import probabilities as class_probabilities
 from kanscan.models import create_model
 from kanscan.pipelines.pictures import load_predictor, predictor
 from kanscan.run import Run
