@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from conftest import ROOT
+from kanscan.data.volume import Volume
 from kanscan.data.volumes.fingerprint import STATISTICS
-from kanscan.data.volumes.formats import Volume
 from kanscan.data.volumes.grid import Arrangement, resample_image
 from kanscan.data.volumes.plan import VolumePlan
 from kanscan.data.volumes.preparation import Prepared
@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_refused():
         VolumePredictor(Threshold(), plan(), ("background", "a"))
     serve = VolumePredictor(Threshold(), plan(), ("background", "a", "b"))
     with pytest.raises(ValueError, match="two has 2 channels, the network takes 1"):
-        serve(Volume(np.ones((4, 4, 4, 2)), np.eye(4), source="two"))
+        serve(Volume(np.ones((4, 4, 4, 2)), np.eye(4), path="two"))
     serve.model.weight.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="the network answered with NaN"):
         serve(Volume(np.ones((4, 4, 4)), np.eye(4)))

@@ -195,14 +195,13 @@ def test_dicom_in_gives_nifti_and_a_segmentation(run, tmp_path):
 def test_a_segmentation_holds_every_voxel_where_it_was(tmp_path):
     highdicom = pytest.importorskip("highdicom")
     from kanscan.data.dicom.segmentation import write_segmentation
+    from kanscan.data.volumes.formats import read_volume
 
     image, label = box((14, 16, 6))
     folder = write_series(tmp_path / "scan", image)
-    write_segmentation(tmp_path / "seg.dcm", folder, None, label, ("background", "liver", "spleen"))
+    write_segmentation(tmp_path / "seg.dcm", read_volume(folder), label, ("background", "liver", "spleen"))
     volume = highdicom.seg.segread(tmp_path / "seg.dcm").get_volume(combine_segments=True)
     # Both affines map to millimeters; highdicom's to the left, the back, the head.
-    from kanscan.data.volumes.formats import read_volume
-
     ours = read_volume(folder).affine
     theirs = np.diag([-1.0, -1, 1, 1]) @ volume.affine
     for place in np.argwhere(volume.array > 0):
@@ -210,13 +209,13 @@ def test_a_segmentation_holds_every_voxel_where_it_was(tmp_path):
         assert label[i, j, k] == volume.array[tuple(place)]
     assert (volume.array > 0).sum() == (label > 0).sum()
     codes = {"spleen": ("1234", "99LAB", "Spleen of ours")}
-    own = write_segmentation(tmp_path / "own.dcm", folder, None, label, ("background", "liver", "spleen"), codes)
+    own = write_segmentation(tmp_path / "own.dcm", read_volume(folder), label, ("background", "liver", "spleen"), codes)
     types = [one.SegmentedPropertyTypeCodeSequence[0] for one in highdicom.seg.segread(own).SegmentSequence]
     assert [(one.CodeValue, one.CodingSchemeDesignator) for one in types] == [("10200004", "SCT"), ("1234", "99LAB")]
-    empty = write_segmentation(tmp_path / "none.dcm", folder, None, label * 0, ("background", "liver", "spleen"))
+    empty = write_segmentation(tmp_path / "none.dcm", read_volume(folder), label * 0, ("background", "liver", "spleen"))
     assert not highdicom.seg.segread(empty).pixel_array.any()
     with pytest.raises(ValueError, match=r"the label has \(14, 16, 5\) voxels"):
-        write_segmentation(tmp_path / "x.dcm", folder, None, label[:, :, :5], ("background", "liver", "spleen"))
+        write_segmentation(tmp_path / "x.dcm", read_volume(folder), label[:, :, :5], ("background", "liver", "spleen"))
 
 
 def test_codes_of_the_label_file_reach_the_segmentation(tmp_path):

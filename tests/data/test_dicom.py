@@ -9,8 +9,10 @@ from data.made_volumes import box, write_series
 
 pydicom = pytest.importorskip("pydicom")
 
+from kanscan.data.dicom.segmentation import write_segmentation  # noqa: E402
 from kanscan.data.dicom.series import choose_series, find_series  # noqa: E402
-from kanscan.data.volumes.formats import read_volume  # noqa: E402
+from kanscan.data.volumes.formats import read_case_volume, read_volume  # noqa: E402
+from kanscan.data.volumes.search import find_volumes  # noqa: E402
 
 
 def test_slices_are_sorted_by_position_and_placed_in_the_patient(tmp_path):
@@ -45,7 +47,7 @@ def test_several_series_are_named_and_chosen(tmp_path):
     write_series(tmp_path, image, number=3, names=[f"a{k}" for k in range(4)])
     write_series(tmp_path, image + 1, number=7, names=[f"b{k}.dcm" for k in range(4)])
     (tmp_path / "notes.txt").write_text("no image")
-    assert [one.number for one in find_series(tmp_path)] == [3, 7]
+    assert [one.number for one in find_series(tmp_path)[0]] == [3, 7]
     with pytest.raises(ValueError, match=r"holds 2 series: 3 'made 3' \(MR, 4 files\); 7 'made 7'.* --series NUMBER"):
         read_volume(tmp_path)
     assert np.array_equal(read_volume(tmp_path, series="7").array, image + 1)
@@ -142,9 +144,31 @@ def test_real_studies_are_read_in_the_order_of_their_slices(real_data):
     cases = make_reader("auto", root).cases(root)
     assert len(cases) >= 3
     for case in cases:
-        volume = read_volume(case.images[0], series=case.series).array.astype(float)
+        volume = read_case_volume(case).array.astype(float)
         if volume.shape[2] < 10:
             continue
         near = np.abs(np.diff(volume, axis=2)).mean()
         shuffled = np.abs(np.diff(volume[:, :, np.random.default_rng(0).permutation(volume.shape[2])], axis=2)).mean()
         assert near < 0.6 * shuffled
+
+
+def test_a_file_is_looked_at_once_and_read_once(tmp_path, monkeypatch):
+    """From the folder to the written DICOM segmentation."""
+    pytest.importorskip("highdicom")
+    image, label = box((6, 5, 8))
+    write_series(tmp_path / "study" / "one", image, number=1)
+    write_series(tmp_path / "study" / "two", image + 1, number=2)
+    reads: list[tuple[str, bool]] = []
+    real = pydicom.dcmread
+
+    def counted(path, *args, **options):
+        reads.append((str(path), bool(options.get("stop_before_pixels"))))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(pydicom, "dcmread", counted)
+    for case in find_volumes([tmp_path / "study"]):
+        volume = read_case_volume(case)
+        assert np.array_equal(volume.array, image + (case.id == "two"))
+        write_segmentation(tmp_path / f"{case.id}.dcm", volume, label, ("background", "liver", "spleen"))
+    files = [str(path) for path in (tmp_path / "study").rglob("*.dcm")]
+    assert sorted(reads) == sorted((file, header) for file in files for header in (True, False))

@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT
 from data.made_volumes import box, make_msd
 from kanscan.data.source import open_source
+from kanscan.data.volume import Volume
 from kanscan.data.volumes.fingerprint import STATISTICS, Fingerprint, take_fingerprint
-from kanscan.data.volumes.formats import Volume
 from kanscan.data.volumes.grid import coarse_axis, resample_image, resample_label, resampled_shape
 from kanscan.data.volumes.plan import VolumePlan, feature_numbers, make_plan, plan_topology
 from kanscan.data.volumes.preparation import normalize_volume, prepare_label, prepare_volume, restore_label

@@ -10,7 +10,7 @@ import pytest
 
 from data.made_volumes import box, make_msd, write_nifti, write_series
 from kanscan.data import make_reader, recognize
-from kanscan.data.readers.volumes import label_map_from_json
+from kanscan.data.readers.described import label_map_from_json
 from kanscan.data.splits import make_split
 from kanscan.data.volumes.fingerprint import STATISTICS, Fingerprint
 from kanscan.data.volumes.formats import read_volume_pair

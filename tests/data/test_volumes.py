@@ -67,7 +67,7 @@ def test_a_label_map_goes_back_into_the_grid_it_came_from(tmp_path, name):
 @pytest.mark.parametrize("codes", ["LPS", "SAR", "PIR", "RAS"])
 def test_the_network_sees_one_patient_the_same_way_round(codes):
     """A voxel at a known place in the patient lands at one place of D, H, W, however the file is turned."""
-    from kanscan.data.volumes.formats import Volume
+    from kanscan.data.volume import Volume
 
     array = np.zeros((4, 6, 8))
     array[3, 1, 6] = 1  # right, back, head in RAS
@@ -215,7 +215,7 @@ def test_content_box_and_resampling():
 
 
 def test_a_shown_slice_has_square_pixels_and_the_front_on_top():
-    from kanscan.data.volumes.formats import Volume
+    from kanscan.data.volume import Volume
 
     array = np.zeros((6, 8, 4), np.int16)
     array[0, 7, 1] = 100  # left, front

@@ -206,7 +206,8 @@ def _holds_volumes(path: Path) -> bool:
 
 
 def _evaluate_volumes(predictions: Path, references: Path, output: Path | None, tolerances: dict[str, float]) -> Report:
-    from kanscan.data.volumes.formats import check_grid, read_label_volume
+    from kanscan.data.volume import check_grid
+    from kanscan.data.volumes.formats import read_label_volume
     from kanscan.metrics import check_tolerances
     from kanscan.report import assemble, judge, worth_a_look, write_report
 
@@ -272,7 +273,8 @@ def _volume_pairs(predictions: Path, references: Path) -> tuple[list[tuple[Case,
 
 def _volume_labels(pairs: Sequence[tuple[Case, Case]], references: Path) -> LabelMap:
     """Take the classes from a dataset.json in or above the references, else the values found in both folders."""
-    from kanscan.data.readers.volumes import infer_volume_labels, label_map_from_json
+    from kanscan.data.readers.described import label_map_from_json
+    from kanscan.data.readers.volumes import infer_volume_labels
     from kanscan.files import read_json
 
     folder = references.parent if references.is_file() else references

@@ -174,7 +174,8 @@ def _predict_volumes(
     skip_finished: bool,
     overwrite: bool,
 ) -> Predictions:
-    from kanscan.workflows.volume_files import Output, find_volumes, finished, predict_cases, take_shard
+    from kanscan.data.volumes.search import find_volumes
+    from kanscan.workflows.volume_files import Output, finished, predict_cases, take_shard
 
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file, expected a folder for the label maps")

@@ -9,6 +9,42 @@ from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
+class Series:
+    """A DICOM series: its files, found once; all that is needed to read it without another search.
+
+    Attributes:
+        uid: SeriesInstanceUID, or "" where the files have none.
+        number: SeriesNumber, or None.
+        description: SeriesDescription, or "".
+        modality: "MR", "CT" ..., or "unknown modality".
+        files: Its image files, sorted by path.
+        folder: Where they lie, for sentences (the file itself where one was named).
+        voxels: Pixels of all its frames together, as the headers say.
+        notes: What was left out of it, one sentence each.
+    """
+
+    uid: str
+    number: int | None
+    description: str
+    modality: str
+    files: tuple[Path, ...]
+    folder: Path
+    voxels: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """How the series is named in sentences."""
+        number = "without number" if self.number is None else str(self.number)
+        plural = "s" * (len(self.files) != 1)
+        return f"{number} {self.description!r} ({self.modality}, {len(self.files)} file{plural})"
+
+    def is_called(self, wanted: str) -> bool:
+        """Tell whether somebody means this series by a UID, a number or a description."""
+        return wanted in (self.uid, self.description) or (self.number is not None and wanted == str(self.number))
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """One examined thing; nothing is loaded.
 
@@ -23,7 +59,7 @@ class Case:
         spacing_mm: Pixel spacing in array order, or None where the format has none.
         frame: Page to take from multi-page files (a TIFF stack), counted from 0; None: the files hold one image.
         is_volume: The files are volumes (NIfTI, a folder of DICOM slices ...), not pictures.
-        series: UID of the series to take from a folder of DICOM slices that holds several.
+        series: The DICOM series that the volume is read from; `images` names its folder then.
         stacked: The image files are the slices of one volume, foot to head, and so are the label files.
         unspaced: The files of a volume do not say how large a voxel is; distances are counted in voxels.
     """
@@ -37,7 +73,7 @@ class Case:
     spacing_mm: tuple[float, ...] | None = None
     frame: int | None = None
     is_volume: bool = False
-    series: str | None = None
+    series: Series | None = None
     stacked: bool = False
     unspaced: bool = False
 

@@ -12,15 +12,8 @@ from kanscan.data.case import Case, LabelMap
 from kanscan.data.pictures.files import check_pair, merge_labels, read_case_image, read_mode, read_stored_label
 from kanscan.data.pictures.label_values import value_counts
 from kanscan.data.similarity import Signature, near_pairs, sign, volume_signature
-from kanscan.data.volumes.formats import (
-    Volume,
-    axis_codes,
-    check_grid,
-    format_name,
-    read_case_volume,
-    read_label_volume,
-    stored_labels,
-)
+from kanscan.data.volume import Volume, axis_codes, check_grid
+from kanscan.data.volumes.formats import format_name, read_case_volume, read_label_volume, stored_labels
 from kanscan.metrics import IGNORED
 
 

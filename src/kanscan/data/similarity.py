@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image
 
 from kanscan.data.case import Case
 from kanscan.data.pictures.files import read_reduced
-from kanscan.data.volumes.formats import read_case_volume, read_volume
+from kanscan.data.volumes.formats import read_case_volume
 
 _SIDE = 24
 #: Correlation of thumbnails above which two pictures are taken for the same scene. Measured: in CVC-ClinicDB all 63
@@ -73,9 +73,9 @@ def case_signature(case: Case) -> Signature:
     """Read the signature of a case's first image; of volumes only equal ones are told, organs look alike anyway."""
     if not case.is_volume:
         return read_signature(case.images[0], frame=case.frame)
-    if case.stacked:
-        return volume_signature(read_case_volume(case).array)
-    return volume_signature(read_volume(case.images[0], series=case.series).array)
+    # A lone channel tells as much as all of them.
+    one = case if case.stacked or case.series else replace(case, images=case.images[:1])
+    return volume_signature(read_case_volume(one).array)
 
 
 def volume_signature(array: np.ndarray) -> Signature:

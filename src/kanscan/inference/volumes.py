@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanscan.data.volumes.formats import Volume
+from kanscan.data.volume import Volume
 from kanscan.data.volumes.grid import Triple, resample_image
 from kanscan.data.volumes.plan import VolumePlan
 from kanscan.data.volumes.preparation import Prepared, prepare_volume, restore_label

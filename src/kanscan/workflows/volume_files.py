@@ -13,20 +13,11 @@ from typing import Any
 import numpy as np
 
 from kanscan.data.case import Case
-from kanscan.data.dicom.series import find_series
-from kanscan.data.pictures.array_files import is_array_file
-from kanscan.data.volumes.formats import (
-    Volume,
-    is_volume_file,
-    read_case_volume,
-    volume_name,
-    write_label_volume,
-)
+from kanscan.data.volume import Volume
+from kanscan.data.volumes.formats import read_case_volume, write_label_volume
 from kanscan.data.volumes.grid import Arrangement
 from kanscan.files import atomic, write_text
 from kanscan.inference.volumes import VolumePredictor
-
-_CHANNEL = re.compile(r"_(\d{4})$")
 
 
 @dataclass(frozen=True)
@@ -66,95 +57,6 @@ class Output:
         return [self.folder / f"{case.id}{ending}" for ending in endings]
 
 
-def find_volumes(inputs: Iterable[str | Path], channels: int = 1, series: str | None = None) -> list[Case]:
-    """List the volumes that files and folders name.
-
-    A folder may hold volume files, with several channels as nnU-Net names them (`CASE_0000.nii.gz CASE_0001.nii.gz`),
-    or DICOM slices, in itself or in the folders below; each DICOM series is a case.
-
-    Args:
-        inputs: Files and folders.
-        channels: Of the network.
-        series: Number, description or UID of the DICOM series to take from each folder; None: all.
-
-    Raises:
-        FileNotFoundError: There is nothing at a path.
-        ValueError: A folder holds no volume, a channel is missing, or two cases have one name.
-    """
-    cases: list[Case] = []
-    for item in inputs:
-        path = Path(item)
-        if not path.exists():
-            raise FileNotFoundError(f"no volume or folder at {path}")
-        if path.is_dir():
-            cases += _in_folder(path, channels, series)
-        elif is_volume_file(path) or is_array_file(path) or path.suffix.lower() in (".tif", ".tiff"):
-            cases.append(Case(_CHANNEL.sub("", volume_name(path)), (path,), is_volume=True))
-        else:
-            cases.append(Case(path.stem, (path,), is_volume=True, series=_only_series(path)))
-    seen: dict[str, Case] = {}
-    for case in cases:
-        if case.id in seen:
-            raise ValueError(
-                f"{seen[case.id].images[0]} and {case.images[0]} would both become {case.id}.nii.gz; predict them "
-                "separately"
-            )
-        seen[case.id] = case
-    return cases
-
-
-def _only_series(path: Path) -> str:
-    found = find_series(path)
-    if not found:
-        raise ValueError(f"{path} is no volume; expected NIfTI, MHA, NRRD, a TIFF stack or DICOM")
-    return found[0].uid
-
-
-def _in_folder(folder: Path, channels: int, series: str | None) -> list[Case]:
-    inside = sorted(p for p in folder.iterdir() if p.is_file())
-    files = [p for p in inside if is_volume_file(p)] or [p for p in inside if is_array_file(p)]
-    if files:
-        return _by_channels(files, channels)
-    cases = _dicom_cases(folder, folder, series)
-    if not cases:
-        below = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-        hint = f"; it holds the folders {', '.join(below[:5])}: name one of them" if below else ""
-        what = f"no series {series!r}" if series is not None else "no volume"
-        raise ValueError(f"{what} in the folder {folder} (looked for NIfTI, MHA, NRRD and DICOM){hint}")
-    return cases
-
-
-def _by_channels(files: Sequence[Path], channels: int) -> list[Case]:
-    if channels == 1:
-        return [Case(_CHANNEL.sub("", volume_name(p)), (p,), is_volume=True) for p in files]
-    by_name: dict[str, list[Path]] = {}
-    for path in files:
-        by_name.setdefault(_CHANNEL.sub("", volume_name(path)), []).append(path)
-    for name, paths in by_name.items():
-        if len(paths) not in (1, channels):  # a single file may hold all channels
-            raise ValueError(
-                f"case {name} has {len(paths)} channel files, the network takes {channels}: {name}_0000 ... "
-                f"{name}_{channels - 1:04d}"
-            )
-    return [Case(name, tuple(paths), is_volume=True) for name, paths in by_name.items()]
-
-
-def _dicom_cases(folder: Path, root: Path, series: str | None) -> list[Case]:
-    found = find_series(folder)
-    chosen = [s for s in found if series is None or series in (s.uid, str(s.number), s.description)]
-    place = "_".join(folder.relative_to(root).parts) or folder.resolve().name
-    cases = []
-    for one in chosen:
-        suffix = f"_{one.number if one.number is not None else one.uid}" if len(found) > 1 else ""
-        name = re.sub(r"[^\w.-]+", "-", f"{place}{suffix}")
-        cases.append(Case(name, (folder,), is_volume=True, series=one.uid))
-    for inner in sorted(
-        p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and not p.is_symlink()
-    ):
-        cases += _dicom_cases(inner, root, series)
-    return cases
-
-
 def take_shard(cases: Sequence[Case], shard: str | None) -> list[Case]:
     """Take the i-th of n parts of a list, written "i/n" from 1; all of it without.
 
@@ -185,7 +87,7 @@ def predict_case(serve: VolumePredictor, case: Case, output: Output) -> Path:
             np.savez_compressed(file, probabilities=np.asarray(found.probabilities), names=np.array(serve.class_names))
     if output.segmentation and case.series is not None:
         target = written.with_name(f"{case.id}.dcm")
-        problem = _segmentation_problem(target, case, found.label, serve.class_names, output.codes)
+        problem = _segmentation_problem(target, volume, found.label, serve.class_names, output.codes)
     values = np.array(output.values, dtype=np.uint16)[found.label]
     write_label_volume(written, values, volume.affine, volume.header)
     if problem:
@@ -194,13 +96,13 @@ def predict_case(serve: VolumePredictor, case: Case, output: Output) -> Path:
 
 
 def _segmentation_problem(
-    path: Path, case: Case, label: np.ndarray, class_names: Sequence[str], codes: Mapping[str, Sequence[str]]
+    path: Path, volume: Volume, label: np.ndarray, class_names: Sequence[str], codes: Mapping[str, Sequence[str]]
 ) -> str:
     """Write a DICOM segmentation; say what hinders it, or "" if nothing does."""
     from kanscan.data.dicom.segmentation import write_segmentation
 
     try:
-        write_segmentation(path, case.images[0], case.series, label, class_names, codes)
+        write_segmentation(path, volume, label, class_names, codes)
     except Exception as error:  # highdicom raises many kinds on sources that break the standard
         return " ".join(str(error).split()) or type(error).__name__
     return ""

@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from kanscan.data.dicom.series import choose_series, read_datasets, sorted_slices
+from kanscan.data.volume import Volume
 from kanscan.files import atomic
 
 
 def write_segmentation(
     path: Path,
-    folder: Path,
-    series: str | None,
+    volume: Volume,
     label: np.ndarray,
     class_names: Sequence[str],
     codes: Mapping[str, Sequence[str]] | None = None,
@@ -26,9 +25,8 @@ def write_segmentation(
 
     Args:
         path: Ends in `.dcm`.
-        folder: Of the source series.
-        series: Its UID, number or description.
-        label: `(columns, rows, slices)` class indices in the grid of the series, slices sorted by position.
+        volume: The image, read from DICOM.
+        label: `(columns, rows, slices)` class indices in its grid.
         class_names: Background first.
         codes: Class name -> (value, scheme, meaning) where the label file says so; others are found by their names.
 
@@ -36,7 +34,7 @@ def write_segmentation(
         The path.
 
     Raises:
-        ValueError: highdicom is not installed, or the label has another size than the series.
+        ValueError: highdicom is not installed, the volume is no DICOM, or the label has another size.
     """
     try:
         import highdicom
@@ -46,19 +44,17 @@ def write_segmentation(
         ) from None
     from pydicom.uid import generate_uid
 
-    slices = sorted_slices(read_datasets(choose_series(folder, series)), str(folder))
-    wanted = (slices[0].size[1], slices[0].size[0], len(slices))
-    if label.shape != wanted:
-        raise ValueError(f"the label has {label.shape} voxels, the series in {folder} {wanted}")
+    if volume.source is None:
+        raise ValueError(f"{volume.path} is no DICOM; a DICOM segmentation refers to DICOM images")
+    if label.shape != volume.shape:
+        raise ValueError(f"the label has {label.shape} voxels, the series in {volume.path} {volume.shape}")
     present = [index for index in range(1, len(class_names)) if (label == index).any()]
     # An empty result is a result: its first class is written without a frame of foreground.
     chosen = present or [1]
     planes = np.transpose(label, (2, 1, 0))
-    if slices[0].frame is None:
-        sources = [one.dataset for one in slices]
-    else:
-        sources = [slices[0].dataset]
-        planes = planes[np.argsort([one.frame or 0 for one in slices])]
+    sources = list({id(one.dataset): one.dataset for one in volume.source}.values())
+    if volume.source[0].frame is not None:
+        planes = planes[np.argsort([one.frame or 0 for one in volume.source])]
     segments = np.zeros(planes.shape, np.uint8)
     for number, index in enumerate(chosen, start=1):
         segments[planes == index] = number
@@ -92,7 +88,7 @@ _DEMANDED = (
 
 
 def _complete(sources: Sequence[Any]) -> None:
-    """Add what an anonymizer left out of the source images, in memory only."""
+    """Add what an anonymizer left out of the source images, in memory only, and say everything in UTF-8."""
     from pydicom.uid import generate_uid
 
     frame_of_reference = generate_uid()
@@ -102,6 +98,9 @@ def _complete(sources: Sequence[Any]) -> None:
                 setattr(source, name, "")
         if not getattr(source, "FrameOfReferenceUID", None):
             source.FrameOfReferenceUID = frame_of_reference
+        # Names in the older encodings (ISO 2022) are decoded by what the file says and written as what all can read.
+        source.decode()
+        source.SpecificCharacterSet = "ISO_IR 192"
 
 
 def _description(number: int, name: str, codes: Mapping[str, Sequence[str]]) -> Any:

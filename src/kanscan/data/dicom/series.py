@@ -1,80 +1,153 @@
-"""DICOM series: slices in the order of their place in the patient, rescaled; what is no stack is refused."""
+"""DICOM series: found once, with one look at the header of each file; what is no image of the series is told."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from kanscan.data.case import Series
 from kanscan.data.lazy import pydicom_module
 from kanscan.registry import unknown
 
-#: What is read of every file to sort it.
+#: What is read of every file to sort it into its series.
 _TAGS = (
-    *("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "SOPClassUID", "Rows", "Columns"),
-    *("ImagePositionPatient", "ImageOrientationPatient", "NumberOfFrames"),
+    *("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "SOPClassUID", "SOPInstanceUID"),
+    *("Rows", "Columns", "NumberOfFrames", "ImageType", "SpecificCharacterSet"),
 )
-#: Slices are evenly spaced where no gap differs from the usual one by more than this share.
-_EVEN = 0.05
-#: Direction cosines of one stack agree this well.
-_PARALLEL = 1e-3
+#: SOP classes that are no images to predict though some hold pixels: how they begin, and what they are.
+_NO_IMAGES = {
+    "1.2.840.10008.5.1.4.1.1.66.4": "segmentation (SEG)",
+    "1.2.840.10008.5.1.4.1.1.66.5": "surface segmentation",
+    "1.2.840.10008.5.1.4.1.1.66.7": "label map (SEG)",
+    "1.2.840.10008.5.1.4.1.1.481.2": "dose (RTDOSE)",
+    "1.2.840.10008.5.1.4.1.1.481.3": "structure set (RTSTRUCT)",
+    "1.2.840.10008.5.1.4.1.1.481.5": "plan (RTPLAN)",
+    "1.2.840.10008.5.1.4.1.1.88.": "report (SR)",
+    "1.2.840.10008.5.1.4.1.1.11.": "presentation state (PR)",
+    "1.2.840.10008.5.1.4.1.1.104.": "document",
+    "1.2.840.10008.5.1.4.1.1.66": "registration or raw data",
+    "1.2.840.10008.1.3.10": "directory (DICOMDIR)",
+}
 
 
 @dataclass(frozen=True)
-class Series:
-    """The files of one series.
+class Header:
+    """What the header of a file says, by which it is sorted.
 
     Attributes:
-        uid: SeriesInstanceUID.
+        path: The file.
+        series_uid: SeriesInstanceUID, or "".
+        instance_uid: SOPInstanceUID, or "".
         number: SeriesNumber, or None.
         description: SeriesDescription, or "".
-        modality: "MR", "CT" ...
-        files: Its image files, sorted by name.
+        modality: Modality, or "".
+        kind: What the file is where it is no image ("segmentation (SEG)"), else "".
+        voxels: Rows x columns x frames.
+        is_localizer: The scanner calls it a localizer.
     """
 
-    uid: str
+    path: Path
+    series_uid: str
+    instance_uid: str
     number: int | None
     description: str
     modality: str
-    files: tuple[Path, ...]
-
-    @property
-    def name(self) -> str:
-        """How the series is named in sentences."""
-        number = "without number" if self.number is None else str(self.number)
-        plural = "s" * (len(self.files) != 1)
-        return f"{number} {self.description!r} ({self.modality}, {len(self.files)} file{plural})"
+    kind: str
+    voxels: int
+    is_localizer: bool
 
 
-def find_series(path: str | Path) -> list[Series]:
-    """List the series of images in a folder (not below it), or of one file; other files are passed over.
+def is_dicom_file(path: Path) -> bool:
+    """Tell by its first bytes whether a file is DICOM, also without the preamble that the standard asks for."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+    except OSError:
+        return False
+    if start[128:] == b"DICM":
+        return True
+    # Older archives write the elements at once: group 0002 or 0008, either byte order, with a short length.
+    known = (b"\x02\x00\x00\x00", b"\x08\x00\x00\x00", b"\x08\x00\x01\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
+    return len(start) == 132 and (start[:4] in known or start[:4] in (b"\x00\x08\x00\x05", b"\x00\x08\x00\x08"))
+
+
+def read_header(path: Path) -> Header | None:
+    """Read what sorts a file; None where it is no DICOM, or so damaged that nothing can be said."""
+    pydicom = pydicom_module()
+    if not is_dicom_file(path):
+        return None
+    try:
+        head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
+        return _header(path, head)
+    except Exception:  # pydicom raises many kinds on damaged files
+        return None
+
+
+def _header(path: Path, head: Any) -> Header:
+    def text(name: str) -> str:
+        return str(getattr(head, name, None) or "").strip()
+
+    rows, columns = (int(getattr(head, name, None) or 0) for name in ("Rows", "Columns"))
+    sop_class = text("SOPClassUID") or str(getattr(getattr(head, "file_meta", None), "MediaStorageSOPClassUID", ""))
+    kind = next((what for start, what in _NO_IMAGES.items() if sop_class == start or _under(sop_class, start)), "")
+    image_type = getattr(head, "ImageType", None) or ()
+    number = text("SeriesNumber")
+    return Header(
+        path,
+        text("SeriesInstanceUID"),
+        text("SOPInstanceUID"),
+        int(number) if number.isdecimal() else None,
+        text("SeriesDescription"),
+        text("Modality"),
+        kind or ("" if rows and columns else "object without an image"),
+        rows * columns * int(text("NumberOfFrames") or 1),
+        "LOCALIZER" in ([image_type] if isinstance(image_type, str) else [str(part) for part in image_type]),
+    )
+
+
+def _under(sop_class: str, start: str) -> bool:
+    return start.endswith(".") and sop_class.startswith(start)
+
+
+def find_series(path: str | Path, *, deep: bool = False) -> tuple[list[Series], list[str]]:
+    """Find the series of images in a folder (not below it), or of one file; the header of each file is read once.
 
     Args:
         path: A folder or a file.
+        deep: Look into the folders below it too, as a DICOMDIR does: its series lie across folders.
 
     Returns:
-        Series sorted by number, then UID; none where there is no DICOM image.
+        Series sorted by number, then UID, and a sentence about what was left out.
     """
-    pydicom = pydicom_module()
     path = Path(path)
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file() and _may_be_dicom(p))
-    members: dict[str, list[Path]] = {}
-    heads: dict[str, Any] = {}
-    for file in files:
-        try:
-            head = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
-        except Exception:  # pydicom raises many kinds on what is no DICOM
-            continue
-        if not getattr(head, "Rows", None):
-            continue  # a DICOMDIR, a report, a structure set
-        uid = str(getattr(head, "SeriesInstanceUID", ""))
-        members.setdefault(uid, []).append(file)
-        heads.setdefault(uid, head)
-    found = [_series(uid, heads[uid], paths) for uid, paths in members.items()]
-    return sorted(found, key=lambda one: (one.number is None, one.number or 0, one.uid))
+    headers = [head for head in map(read_header, _files(path, deep)) if head is not None]
+    images = [head for head in headers if not head.kind]
+    notes = _told(path, Counter(head.kind for head in headers if head.kind))
+    if any(not head.is_localizer for head in images):
+        scouts = sum(head.is_localizer for head in images)
+        notes += _told(path, Counter({"localizer": scouts}))
+        images = [head for head in images if not head.is_localizer]
+    members: dict[str, list[Header]] = {}
+    for head in images:
+        members.setdefault(head.series_uid, []).append(head)
+    found = [_series(path, heads) for heads in members.values()]
+    return sorted(found, key=lambda one: (one.number is None, one.number or 0, one.uid)), notes
+
+
+def _told(path: Path, kinds: Counter[str]) -> list[str]:
+    parts = [f"{count} {kind}{' files' * (count > 1)}" for kind, count in sorted(kinds.items()) if count]
+    return [f"{path}: left out what is no image of a volume: {', '.join(parts)}"] if parts else []
+
+
+def _files(path: Path, deep: bool) -> Iterable[Path]:
+    if path.is_file():
+        return [path]
+    inside = path.rglob("*") if deep else path.iterdir()
+    return sorted(p for p in inside if _may_be_dicom(p) and p.is_file())
 
 
 def _may_be_dicom(path: Path) -> bool:
@@ -83,19 +156,39 @@ def _may_be_dicom(path: Path) -> bool:
     return not path.name.startswith(".") and path.suffix.lower() not in others and path.name.upper() != "DICOMDIR"
 
 
-def _series(uid: str, head: Any, files: Sequence[Path]) -> Series:
-    number = str(getattr(head, "SeriesNumber", "") or "").strip()
+def _series(path: Path, heads: Sequence[Header]) -> Series:
+    first = heads[0]
+    kept, copies = _without_copies(heads)
+    notes = (f"{path}: {copies} file{'s' * (copies > 1)} repeated byte by byte, taken once",) if copies else ()
     return Series(
-        uid,
-        int(number) if number.isdecimal() else None,
-        str(getattr(head, "SeriesDescription", "") or ""),
-        str(getattr(head, "Modality", "") or "unknown modality"),
-        tuple(files),
+        first.series_uid,
+        first.number,
+        first.description,
+        first.modality or "unknown modality",
+        tuple(head.path for head in kept),
+        path,
+        sum(head.voxels for head in kept),
+        notes,
     )
 
 
+def _without_copies(heads: Sequence[Header]) -> tuple[list[Header], int]:
+    """Drop files that are byte for byte another of the same instance; only instances met twice are compared."""
+    repeated = Counter(head.instance_uid for head in heads)
+    kept: list[Header] = []
+    seen: set[tuple[str, bytes]] = set()
+    for head in heads:
+        if repeated[head.instance_uid] > 1:
+            key = head.instance_uid, hashlib.blake2b(head.path.read_bytes()).digest()
+            if key in seen:
+                continue
+            seen.add(key)
+        kept.append(head)
+    return kept, len(heads) - len(kept)
+
+
 def choose_series(path: str | Path, wanted: str | None = None) -> Series:
-    """Choose one series of a folder.
+    """Find the series of a folder and choose one.
 
     Args:
         path: The folder, or a file.
@@ -104,231 +197,42 @@ def choose_series(path: str | Path, wanted: str | None = None) -> Series:
     Raises:
         ValueError: There is none, there are several and none was chosen, or none is called so.
     """
-    series = find_series(path)
+    series, notes = find_series(path)
     if not series:
-        raise ValueError(f"no DICOM image in {path}")
-    if wanted is None:
-        if len(series) > 1:
-            names = "; ".join(one.name for one in series)
-            raise ValueError(f"{path} holds {len(series)} series: {names}; choose one with --series NUMBER")
-        return series[0]
-    matching = [one for one in series if wanted in (one.uid, str(one.number), one.description)]
-    if len(matching) > 1:
-        raise ValueError(f"{len(matching)} series of {path} are called {wanted!r}; choose one by its UID")
-    if not matching:
-        raise ValueError(f"{path}: {unknown('series', wanted, [str(one.number) for one in series])}")
-    return matching[0]
+        raise ValueError("; ".join([f"no DICOM image in {path}", *notes]))
+    if wanted is not None:
+        matching = [one for one in series if one.is_called(wanted)]
+        if not matching:
+            raise ValueError(f"{path}: {unknown('series', wanted, [str(one.number) for one in series])}")
+        if len(matching) > 1:
+            raise ValueError(f"{len(matching)} series of {path} are called {wanted!r}; choose one by its UID")
+        series = matching
+    if len(series) > 1:
+        names = "; ".join(one.name for one in series)
+        raise ValueError(f"{path} holds {len(series)} series: {names}; choose one with --series NUMBER")
+    return replace(series[0], notes=(*series[0].notes, *notes))
 
 
-def read_dicom(path: str | Path, series: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Read a series as a volume.
-
-    Args:
-        path: Folder of slices, or one (multi-frame) file.
-        series: As in `choose_series`.
-
-    Returns:
-        `(columns, rows, slices)` array, int16/int32 where the rescaling keeps whole numbers and float32 otherwise, and
-        the affine to millimeters (right, front, head).
-
-    Raises:
-        ValueError: The slices do not form one evenly spaced stack, or a file cannot be decoded.
-    """
-    slices = sorted_slices(read_datasets(choose_series(path, series)), str(path))
-    array = np.stack([one.pixels() for one in slices], axis=-1)
-    return _integers_if_whole(array), _affine(slices)
-
-
-def read_datasets(series: Series) -> list[Any]:
-    """Read the files of a series completely.
-
-    Raises:
-        ValueError: A file is damaged.
-    """
-    pydicom = pydicom_module()
-    found = []
-    for file in series.files:
-        try:
-            found.append(pydicom.dcmread(file))
-        except Exception as error:
-            raise ValueError(f"cannot read {file}: {' '.join(str(error).split())}") from None
-    return found
-
-
-@dataclass
-class Slice:
-    """One slice: a file, or a frame of a multi-frame file.
-
-    Attributes:
-        dataset: The file's content.
-        frame: Frame of a multi-frame file, from 0; None for single-frame files.
-        position: ImagePositionPatient in millimeters (left, back, head).
-        orientation: ImageOrientationPatient as `(2, 3)`: direction of rows, direction of columns.
-        spacing: (row distance, column distance) in millimeters.
-        thickness: Slice thickness or distance as stored, 1 where it is not.
-    """
-
-    dataset: Any
-    frame: int | None
-    position: np.ndarray
-    orientation: np.ndarray
-    spacing: tuple[float, float]
-    thickness: float
-
-    @property
-    def file(self) -> str:
-        """The file's path, for sentences."""
-        return str(getattr(self.dataset, "filename", "the file"))
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(rows, columns)."""
-        return int(self.dataset.Rows), int(self.dataset.Columns)
-
-    @property
-    def height(self) -> float:
-        """Place along the normal of the slice, in millimeters."""
-        return float(self.position @ np.cross(self.orientation[0], self.orientation[1]))
-
-    def pixels(self) -> np.ndarray:
-        """Decode and rescale: `(columns, rows)` float64."""
-        try:
-            stored = self.dataset.pixel_array
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"cannot decode {self.file}: {reason}") from None
-        if int(getattr(self.dataset, "SamplesPerPixel", 1)) != 1:
-            raise ValueError(f"{self.file} is a color picture; expected grey slices")
-        plane = stored if self.frame is None or stored.ndim == 2 else stored[self.frame]
-        slope, intercept = self._rescale()
-        return plane.T.astype(np.float64) * slope + intercept
-
-    def _rescale(self) -> tuple[float, float]:
-        place = _functional(self.dataset, self.frame, "PixelValueTransformationSequence") or self.dataset
-        slope, intercept = getattr(place, "RescaleSlope", None), getattr(place, "RescaleIntercept", None)
-        return (1.0 if slope in (None, "") else float(slope)), (0.0 if intercept in (None, "") else float(intercept))
-
-
-def _functional(dataset: Any, frame: int | None, name: str) -> Any:
-    """Find a functional group of a frame, its own or the one all frames share; None where there is none."""
-    if frame is None:
-        return None
-    own = getattr(dataset, "PerFrameFunctionalGroupsSequence", None)
-    shared = getattr(dataset, "SharedFunctionalGroupsSequence", None)
-    for group in (own[frame] if own else None, shared[0] if shared else None):
-        content = getattr(group, name, None) if group is not None else None
-        if content:
-            return content[0]
-    return None
-
-
-def _slices_of(dataset: Any) -> list[Slice]:
-    frames = int(getattr(dataset, "NumberOfFrames", 1) or 1)
-    numbers: list[int | None] = list(range(frames)) if "NumberOfFrames" in dataset else [None]
-    return [_slice(dataset, number) for number in numbers]
-
-
-def _slice(dataset: Any, frame: int | None) -> Slice:
-    def value(sequence: str, name: str) -> Any:
-        place = _functional(dataset, frame, sequence)
-        found = getattr(place, name, None) if place is not None else None
-        return getattr(dataset, name, None) if found in (None, "") else found
-
-    position = value("PlanePositionSequence", "ImagePositionPatient")
-    orientation = value("PlaneOrientationSequence", "ImageOrientationPatient")
-    spacing = value("PixelMeasuresSequence", "PixelSpacing")
-    missing = [
-        name
-        for name, found in (
-            ("ImagePositionPatient", position),
-            ("ImageOrientationPatient", orientation),
-            ("PixelSpacing", spacing),
-        )
-        if found is None or len(found) == 0
-    ]
-    file = getattr(dataset, "filename", "the file")
-    if missing:
-        raise ValueError(f"{file} does not say where it lies in the patient (no {', '.join(missing)})")
-    between, thick = (value("PixelMeasuresSequence", n) for n in ("SpacingBetweenSlices", "SliceThickness"))
-    return Slice(
-        dataset,
-        frame,
-        np.array(position, dtype=float),
-        np.array(orientation, dtype=float).reshape(2, 3),
-        (float(spacing[0]), float(spacing[1])),
-        abs(float(between or thick or 1)) or 1.0,
-    )
-
-
-def sorted_slices(datasets: Sequence[Any], where: str) -> list[Slice]:
-    """Sort slices by their place in the patient and see that they form one stack.
+def series_names(series: Sequence[Series], place: str) -> list[str]:
+    """Name the cases that the series of one folder become: by number where there are several, by UID where that fails.
 
     Args:
-        datasets: Files of one series, complete.
-        where: The folder, for sentences.
-
-    Raises:
-        ValueError: Sizes, directions or pixel spacings are mixed, a place is taken twice, or slices are missing.
+        series: All of the folder.
+        place: The folder's own name.
     """
-    slices = sorted((one for dataset in datasets for one in _slices_of(dataset)), key=lambda one: one.height)
-    first = slices[0]
-    for one in slices[1:]:
-        if one.size != first.size:
-            raise ValueError(
-                f"{where} mixes slices of {first.size[1]} x {first.size[0]} and {one.size[1]} x {one.size[0]} pixels "
-                f"({first.file}, {one.file}); expected one stack"
-            )
-        if np.abs(one.orientation - first.orientation).max() > _PARALLEL:
-            raise ValueError(
-                f"{where} mixes slices of different directions ({first.file}, {one.file}), as a scout or a reformat "
-                "does; expected one stack"
-            )
-        if not np.allclose(one.spacing, first.spacing, rtol=1e-3):
-            raise ValueError(f"{where} mixes pixel spacings {first.spacing} and {one.spacing} mm; expected one stack")
-    _check_gaps(slices, where)
-    return slices
+    if len(series) == 1:
+        return [place]
+    numbers = Counter(one.number for one in series)
+    named = []
+    for one in series:
+        parts = [place] if one.number is None else [place, str(one.number)]
+        if one.number is None or numbers[one.number] > 1:
+            parts.append(_short(one.uid, [other.uid for other in series]))
+        named.append("_".join(parts))
+    return named
 
 
-def _check_gaps(slices: Sequence[Slice], where: str) -> None:
-    if len(slices) < 2:
-        return
-    heights = np.array([one.height for one in slices])
-    gaps = np.diff(heights)
-    usual = float(np.median(gaps))
-    twice = np.flatnonzero(gaps < 1e-3)
-    if len(twice):
-        one, other = slices[twice[0]], slices[twice[0] + 1]
-        raise ValueError(
-            f"{where} has {len(twice)} places taken twice, first by {one.file} and {other.file}: several echoes, times "
-            "or copies in one series; leave one of them"
-        )
-    wide = np.flatnonzero(np.abs(gaps - usual) > _EVEN * usual)
-    if len(wide):
-        k = int(wide[0])
-        about = round(gaps[k] / usual) - 1
-        missing = f"{about} slice{'s' * (about > 1)} missing" if about >= 1 else "slices are unevenly spaced"
-        raise ValueError(
-            f"{where}: {missing} between {slices[k].file} and {slices[k + 1].file} ({gaps[k]:.3g} mm apart, the others "
-            f"{usual:.3g} mm); expected one evenly spaced stack"
-        )
-
-
-def _affine(slices: Sequence[Slice]) -> np.ndarray:
-    first, last = slices[0], slices[-1]
-    normal = np.cross(first.orientation[0], first.orientation[1])
-    # A tilted gantry shifts each slice sideways: the step is measured, not taken along the normal.
-    step = (last.position - first.position) / (len(slices) - 1) if len(slices) > 1 else normal * first.thickness
-    affine = np.eye(4)
-    affine[:3, 0] = first.orientation[0] * first.spacing[1]
-    affine[:3, 1] = first.orientation[1] * first.spacing[0]
-    affine[:3, 2] = step
-    affine[:3, 3] = first.position
-    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-
-
-def _integers_if_whole(array: np.ndarray) -> np.ndarray:
-    whole = np.rint(array)
-    if not np.array_equal(whole, array):
-        return array.astype(np.float32)
-    small = array.min() >= -32768 and array.max() <= 32767
-    return whole.astype(np.int16 if small else np.int32)
+def _short(uid: str, uids: Sequence[str]) -> str:
+    """Take the end of a UID that tells it from the others."""
+    length = next((n for n in (6, 12, 24) if len({one[-n:] for one in uids}) == len(uids)), 64)
+    return uid[-length:].replace(".", "-") or "unnamed"

@@ -9,6 +9,7 @@ from typing import Any
 from kanscan.data.case import DatasetReader
 from kanscan.data.readers.busi import BUSI
 from kanscan.data.readers.cvc import CVC
+from kanscan.data.readers.dicom import Dicom
 from kanscan.data.readers.folder import Folder, Paired, Prepared
 from kanscan.data.readers.generated import MNI152, Synthetic
 from kanscan.data.readers.glas import GlaS
@@ -16,11 +17,13 @@ from kanscan.data.readers.isbi2012 import ISBI2012
 from kanscan.data.readers.isic import ISIC
 from kanscan.data.readers.kvasir import Kvasir
 from kanscan.data.readers.layout import check_folder, contents, home
+from kanscan.data.readers.msd import MSD
+from kanscan.data.readers.nnunet import NNUNet
 from kanscan.data.readers.ph2 import PH2
 from kanscan.data.readers.polyp import Polyp
 from kanscan.data.readers.sliced import ACDC, Synapse
 from kanscan.data.readers.table import Table
-from kanscan.data.readers.volumes import MSD, Dicom, NNUNet, Volumes
+from kanscan.data.readers.volumes import Volumes
 from kanscan.registry import Registry, unknown
 
 #: Readers by key, the most specific layouts first: recognition takes the first that fits, but asks

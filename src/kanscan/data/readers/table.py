@@ -9,9 +9,10 @@ from typing import Any
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
 from kanscan.data.pictures.files import is_image_file
+from kanscan.data.readers.described import label_map_from_json
 from kanscan.data.readers.folder import look
 from kanscan.data.readers.pairing import finish
-from kanscan.data.readers.volumes import infer_volume_labels, label_map_from_json
+from kanscan.data.readers.volumes import infer_volume_labels
 from kanscan.data.volumes.formats import is_volume_file, read_volume, volume_name
 
 _IMAGE, _MASK = ("image", "images", "img"), ("mask", "label", "masks", "labels", "seg")

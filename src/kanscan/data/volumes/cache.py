@@ -130,7 +130,8 @@ def _key(case: Case, plan: VolumePlan, label_map: LabelMap) -> str:
         "merge": case.merge,
     }
     digest.update(json.dumps(decisive, sort_keys=True).encode())
-    for path in (*case.images, *case.labels):
+    images = case.images if case.series is None else case.series.files
+    for path in (*images, *case.labels):
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
             if file.is_file():
                 digest.update(hashlib.blake2b(file.read_bytes()).digest())

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kanscan.data.case import Case, LabelMap
+from kanscan.data.case import Case, LabelMap, Series
 from kanscan.data.lazy import nibabel_module
 from kanscan.data.pictures.array_files import ARRAY_SUFFIXES, in_file_axes, read_array, stack_slices
+from kanscan.data.readable import readable
+from kanscan.data.volume import Volume, check_grid
 from kanscan.files import atomic
 
 _NIFTI = (".nii.gz", ".nii")
@@ -22,59 +21,18 @@ _ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
 _TIFF = (".tiff", ".tif")
 #: File endings that are taken for volumes wherever they lie; a TIFF stack is one only where a layout says so.
 VOLUME_SUFFIXES = (*_NIFTI, *_ITK)
-#: Two grids are one where no corner lies farther apart than this share of a voxel.
-_SAME_GRID = 1e-2
 #: Label files saved as floating point may be off a whole number by this much.
 _WHOLE = 1e-3
-
-
-@dataclass(frozen=True)
-class Volume:
-    """A volume in its file's own grid.
-
-    Attributes:
-        array: `(I, J, K)`, or `(I, J, K, C)` for several channels, axes as the file (NIfTI) or the scanner (columns,
-            rows, slices of DICOM) orders them.
-        affine: `(4, 4)`: voxel index to millimeters, x to the right, y to the front, z to the head.
-        header: NIfTI header of the file, which a label map written into the same grid takes over; None for others.
-        source: The file or folder, for sentences.
-    """
-
-    array: np.ndarray
-    affine: np.ndarray
-    header: Any = None
-    source: str = "the volume"
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Voxels along the three axes."""
-        return tuple(self.array.shape[:3])
-
-    @property
-    def spacing_mm(self) -> tuple[float, float, float]:
-        """Distance of neighboring voxels along each array axis."""
-        return spacing_of(self.affine)
-
-    @property
-    def channels(self) -> int:
-        """Channels held in the file itself."""
-        return int(self.array.shape[3]) if self.array.ndim == 4 else 1
-
-
-def spacing_of(affine: np.ndarray) -> tuple[float, float, float]:
-    """Return the distance of neighboring voxels along each array axis in millimeters."""
-    return tuple(float(s) for s in np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))  # type: ignore[return-value]
-
-
-def axis_codes(affine: np.ndarray) -> str:
-    """Say whither the array axes run: "RAS" is right, front, head."""
-    nibabel = nibabel_module()
-    return "".join(nibabel.orientations.aff2axcodes(affine))
 
 
 def is_volume_file(path: Path) -> bool:
     """Tell by its name whether a file is a volume; hidden files are not."""
     return path.name.lower().endswith(VOLUME_SUFFIXES) and not path.name.startswith(".")
+
+
+def volume_files(folder: Path) -> list[Path]:
+    """List the volume files directly in a folder, sorted by name."""
+    return sorted(p for p in folder.iterdir() if p.is_file() and is_volume_file(p)) if folder.is_dir() else []
 
 
 def volume_name(path: Path) -> str:
@@ -112,15 +70,21 @@ def read_volume(path: str | Path, *, series: str | None = None, array_name: str 
             array, affine = in_file_axes(read_array(path, array_name))
         header = None
     elif path.is_dir() or lower.endswith(".dcm") or not lower.endswith((*VOLUME_SUFFIXES, *_TIFF)):
-        from kanscan.data.dicom.series import read_dicom
+        from kanscan.data.dicom.series import choose_series
 
-        array, affine = read_dicom(path, series)
-        header = None
+        return _read_series(choose_series(path, series))
     else:
         with readable(path):
             reader = _read_nifti if lower.endswith(_NIFTI) else _read_tiff if lower.endswith(_TIFF) else _read_itk
             array, affine, header = reader(path)
     return Volume(_checked(path, array), check_affine(path, affine), header, str(path))
+
+
+def _read_series(series: Series) -> Volume:
+    from kanscan.data.dicom.stack import read_series
+
+    found = read_series(series)
+    return replace(found, array=_checked(Path(found.path), found.array), affine=check_affine(found.path, found.affine))
 
 
 def read_grid(path: str | Path) -> tuple[tuple[int, int, int], np.ndarray, str]:
@@ -154,22 +118,6 @@ def format_name(path: Path) -> str:
     if lower.endswith(ARRAY_SUFFIXES):
         return "npz" if lower.endswith(".npz") else "HDF5"
     return "MetaImage" if lower.endswith((".mha", ".mhd")) else "NRRD" if lower.endswith(_ITK) else "DICOM"
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder throws into one sentence that names the file."""
-    if path.is_file() and path.stat().st_size == 0:
-        raise ValueError(f"cannot read {path}: the file is empty (0 bytes)")
-    try:
-        yield
-    except PermissionError:
-        raise PermissionError(f"no permission to read {path}") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise ValueError(f"cannot read {path}: its compressed content is truncated or damaged") from None
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(reason if str(path) in reason else f"cannot read {path}: {reason}") from None
 
 
 def _read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray, Any]:
@@ -265,33 +213,6 @@ def check_affine(path: str | Path, affine: np.ndarray) -> np.ndarray:
     return affine
 
 
-def same_grid(one: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> bool:
-    """Tell whether two affines put the corners of a volume at the same places, within a hundredth of a voxel."""
-    corners = np.array([[i, j, k, 1] for i in (0, shape[0]) for j in (0, shape[1]) for k in (0, shape[2])], dtype=float)
-    apart = np.abs(corners @ (np.asarray(one) - np.asarray(other)).T)[:, :3].max()
-    return bool(apart <= _SAME_GRID * min(spacing_of(np.asarray(one))))
-
-
-def check_grid(image: Volume, label: Volume) -> None:
-    """Refuse two volumes whose voxels do not lie on one another.
-
-    Raises:
-        ValueError: Shape or affine differ; the sentence gives both.
-    """
-    if image.shape == label.shape and same_grid(image.affine, label.affine, image.shape):
-        return
-    raise ValueError(
-        f"{label.source} lies in another grid than {image.source}: {grid_text(label)} against {grid_text(image)}; "
-        "resample one of them"
-    )
-
-
-def grid_text(volume: Volume) -> str:
-    """Say where a volume lies: voxels, orientation, spacing and the affine."""
-    rows = "; ".join(" ".join(f"{v:.6g}" for v in row) for row in volume.affine[:3])
-    return f"{' x '.join(map(str, volume.shape))} voxels, affine [{rows}]"
-
-
 def read_case_volume(case: Case) -> Volume:
     """Read a case's image; several files (modalities) become channels in their order.
 
@@ -300,13 +221,15 @@ def read_case_volume(case: Case) -> Volume:
     """
     if case.stacked:
         return _read_stack(case.images, "image")
-    parts = [read_volume(path, series=case.series) for path in case.images]
+    if case.series is not None:
+        return _read_series(case.series)
+    parts = [read_volume(path) for path in case.images]
     for part in parts[1:]:
         check_grid(parts[0], part)
     if len(parts) == 1:
         return parts[0]
     planes = [part.array[..., None] if part.array.ndim == 3 else part.array for part in parts]
-    return Volume(np.concatenate(planes, axis=-1), parts[0].affine, parts[0].header, parts[0].source)
+    return Volume(np.concatenate(planes, axis=-1), parts[0].affine, parts[0].header, parts[0].path)
 
 
 def _read_stack(paths: Sequence[Path], array_name: str) -> Volume:
@@ -349,7 +272,7 @@ def _whole_numbers(found: Volume, path: str | Path) -> Volume:
                 f"{path} holds label values between whole numbers (off by up to {off:.2g}): resampled or a probability "
                 "map? store one whole number a voxel"
             )
-        found = Volume(whole.astype(np.int32), found.affine, found.header, found.source)
+        found = Volume(whole.astype(np.int32), found.affine, found.header, found.path)
     return found
 
 
@@ -371,7 +294,7 @@ def read_label_volume(case: Case, label_map: LabelMap) -> Volume:
     # For pictures a third axis is color.
     flat = [one.array.reshape(one.shape[0], -1) for one in stored]
     merged = merge_labels(case, flat, label_map).reshape(stored[0].shape)
-    return Volume(merged, stored[0].affine, stored[0].header, stored[0].source)
+    return Volume(merged, stored[0].affine, stored[0].header, stored[0].path)
 
 
 def read_volume_pair(case: Case, label_map: LabelMap) -> tuple[Volume, np.ndarray]:

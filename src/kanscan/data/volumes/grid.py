@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kanscan.data.lazy import nibabel_module
-from kanscan.data.volumes.formats import Volume
+from kanscan.data.volume import Volume
 from kanscan.metrics import IGNORED
 
 #: A voxel this many times longer than wide is resampled in its plane first, and by nearest neighbors across.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanscan.data.volumes.formats import Volume
+from kanscan.data.volume import Volume
 from kanscan.data.volumes.grid import (
     Arrangement,
     Triple,
@@ -57,7 +57,7 @@ def prepare_volume(volume: Volume, plan: VolumePlan) -> Prepared:
     found = canonical(volume)
     if len(found.image) != plan.channels:
         raise ValueError(
-            f"{volume.source} has {len(found.image)} channel{'s' * (len(found.image) != 1)}, the network takes "
+            f"{volume.path} has {len(found.image)} channel{'s' * (len(found.image) != 1)}, the network takes "
             f"{plan.channels}"
         )
     box = content_box(found.image)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanscan.data.volumes.formats import Volume
+from kanscan.data.volume import Volume
 from kanscan.data.volumes.grid import Arrangement
 
 #: The plane that is shown -> the axis (of D, H, W) it lies across.

@@ -14,10 +14,12 @@ from torch import Tensor
 from kanscan.data import Case
 from kanscan.data.pictures.files import read_image, read_pair
 from kanscan.data.splits import Split
+from kanscan.data.volume import Volume
 from kanscan.data.volumes.cache import CachedCase
-from kanscan.data.volumes.formats import Volume, read_case_volume, read_volume_pair
+from kanscan.data.volumes.formats import read_case_volume, read_volume_pair
 from kanscan.data.volumes.patches import as_seen, cut, middle_of_foreground
 from kanscan.data.volumes.preparation import prepare_label, prepare_volume
+from kanscan.data.volumes.search import find_volumes
 from kanscan.explanation.chapters import Sample
 from kanscan.inference import Predictor, VolumePredictor
 from kanscan.metrics import IGNORED
@@ -25,7 +27,6 @@ from kanscan.pipelines import generation
 from kanscan.pipelines.pictures import evaluation_cases
 from kanscan.run import Run
 from kanscan.training.process import sample_generator
-from kanscan.workflows.volume_files import find_volumes
 
 #: Volumes that are looked at, and that calibration predicts as a whole, at most.
 MOST_VOLUMES = 8

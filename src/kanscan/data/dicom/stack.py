@@ -1,0 +1,288 @@
+"""The slices of a DICOM series become one array: in the order of their place in the patient, rescaled as they say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kanscan.data.case import Series
+from kanscan.data.lazy import pydicom_module
+from kanscan.data.readable import readable
+from kanscan.data.volume import Instance, Volume
+
+#: Slices are evenly spaced where no gap differs from the usual one by more than this share.
+_EVEN = 0.05
+#: Direction cosines of one stack agree this well.
+_PARALLEL = 1e-3
+
+
+def read_series(series: Series) -> Volume:
+    """Read a series as a volume; each file is read once.
+
+    Args:
+        series: As `find_series` gives it.
+
+    Returns:
+        `(columns, rows, slices)`, int16/int32 where the rescaling keeps whole numbers and float32 otherwise, with the
+        affine to millimeters (right, front, head) and the instances as `source`.
+
+    Raises:
+        ValueError: The slices do not form one evenly spaced stack, or a file cannot be decoded.
+    """
+    slices = sorted_slices([read_dataset(file) for file in series.files], str(series.folder))
+    array = _decoded(slices)
+    source = tuple(Instance(one.dataset, one.frame) for one in slices)
+    return Volume(array, _affine(slices), None, str(series.folder), source, series.notes)
+
+
+def read_dataset(file: Path) -> Any:
+    """Read a file completely; one without preamble and meta says by its encoding how it was written.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    pydicom = pydicom_module()
+    with readable(file):
+        dataset = pydicom.dcmread(file, force=True)
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            implicit, little = dataset.original_encoding
+            dataset.file_meta.TransferSyntaxUID = (
+                pydicom.uid.ImplicitVRLittleEndian
+                if implicit
+                else pydicom.uid.ExplicitVRLittleEndian
+                if little
+                else pydicom.uid.ExplicitVRBigEndian
+            )
+    return dataset
+
+
+@dataclass
+class Slice:
+    """One slice: a file, or a frame of a multi-frame file.
+
+    Attributes:
+        dataset: The file's content.
+        frame: Frame of a multi-frame file, from 0; None for single-frame files.
+        position: ImagePositionPatient in millimeters (left, back, head).
+        orientation: ImageOrientationPatient as `(2, 3)`: direction of rows, direction of columns.
+        spacing: (row distance, column distance) in millimeters.
+        thickness: Slice thickness or distance as stored, 1 where it is not.
+    """
+
+    dataset: Any
+    frame: int | None
+    position: np.ndarray
+    orientation: np.ndarray
+    spacing: tuple[float, float]
+    thickness: float
+
+    @property
+    def file(self) -> str:
+        """The file's path, for sentences."""
+        return str(getattr(self.dataset, "filename", "the file"))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return int(self.dataset.Rows), int(self.dataset.Columns)
+
+    @property
+    def height(self) -> float:
+        """Place along the normal of the slice, in millimeters."""
+        return float(self.position @ np.cross(self.orientation[0], self.orientation[1]))
+
+    @property
+    def rescale(self) -> tuple[float, float]:
+        """Slope and intercept from stored values to the modality's."""
+        place = _functional(self.dataset, self.frame, "PixelValueTransformationSequence") or self.dataset
+        slope, intercept = getattr(place, "RescaleSlope", None), getattr(place, "RescaleIntercept", None)
+        return (1.0 if slope in (None, "") else float(slope)), (0.0 if intercept in (None, "") else float(intercept))
+
+
+def _functional(dataset: Any, frame: int | None, name: str) -> Any:
+    """Find a functional group of a frame, its own or the one all frames share; None where there is none."""
+    if frame is None:
+        return None
+    own = getattr(dataset, "PerFrameFunctionalGroupsSequence", None)
+    shared = getattr(dataset, "SharedFunctionalGroupsSequence", None)
+    for group in (own[frame] if own else None, shared[0] if shared else None):
+        content = getattr(group, name, None) if group is not None else None
+        if content:
+            return content[0]
+    return None
+
+
+def _slices_of(dataset: Any) -> list[Slice]:
+    file = Path(str(getattr(dataset, "filename", "the file")))
+    with readable(file):
+        frames = int(getattr(dataset, "NumberOfFrames", 1) or 1)
+        numbers: list[int | None] = list(range(frames)) if "NumberOfFrames" in dataset else [None]
+        return [_slice(dataset, number, file) for number in numbers]
+    raise AssertionError
+
+
+def _slice(dataset: Any, frame: int | None, file: Path) -> Slice:
+    def value(sequence: str, name: str) -> Any:
+        place = _functional(dataset, frame, sequence)
+        found = getattr(place, name, None) if place is not None else None
+        return getattr(dataset, name, None) if found in (None, "") else found
+
+    position = value("PlanePositionSequence", "ImagePositionPatient")
+    orientation = value("PlaneOrientationSequence", "ImageOrientationPatient")
+    spacing = value("PixelMeasuresSequence", "PixelSpacing")
+    missing = [
+        name
+        for name, found, count in (
+            ("ImagePositionPatient", position, 3),
+            ("ImageOrientationPatient", orientation, 6),
+            ("PixelSpacing", spacing, 2),
+        )
+        if found is None or isinstance(found, str) or len(found) != count
+    ]
+    if missing:
+        raise ValueError(f"{file} does not say where it lies in the patient (no {', '.join(missing)})")
+    if int(getattr(dataset, "SamplesPerPixel", 1) or 1) != 1:
+        raise ValueError(f"{file} is a color picture; expected grey slices")
+    between, thick = (value("PixelMeasuresSequence", n) for n in ("SpacingBetweenSlices", "SliceThickness"))
+    return Slice(
+        dataset,
+        frame,
+        np.array(position, dtype=float),
+        np.array(orientation, dtype=float).reshape(2, 3),
+        (float(spacing[0]), float(spacing[1])),
+        abs(float(between or thick or 1)) or 1.0,
+    )
+
+
+def sorted_slices(datasets: Sequence[Any], where: str) -> list[Slice]:
+    """Sort slices by their place in the patient and see that they form one stack.
+
+    Args:
+        datasets: Files of one series, complete.
+        where: The folder, for sentences.
+
+    Raises:
+        ValueError: Sizes, directions or pixel spacings are mixed, a place is taken twice, or slices are missing.
+    """
+    slices = sorted((one for dataset in datasets for one in _slices_of(dataset)), key=lambda one: one.height)
+    first = slices[0]
+    for one in slices[1:]:
+        if one.size != first.size:
+            raise ValueError(
+                f"{where} mixes slices of {first.size[1]} x {first.size[0]} and {one.size[1]} x {one.size[0]} pixels "
+                f"({first.file}, {one.file}); expected one stack"
+            )
+        if np.abs(one.orientation - first.orientation).max() > _PARALLEL:
+            raise ValueError(
+                f"{where} mixes slices of different directions ({first.file}, {one.file}), as a scout or a reformat "
+                "does; expected one stack"
+            )
+        if not np.allclose(one.spacing, first.spacing, rtol=1e-3):
+            raise ValueError(f"{where} mixes pixel spacings {first.spacing} and {one.spacing} mm; expected one stack")
+    _check_gaps(slices, where)
+    return slices
+
+
+def _check_gaps(slices: Sequence[Slice], where: str) -> None:
+    if len(slices) < 2:
+        return
+    heights = np.array([one.height for one in slices])
+    gaps = np.diff(heights)
+    usual = float(np.median(gaps))
+    twice = np.flatnonzero(gaps < 1e-3)
+    if len(twice):
+        one, other = slices[twice[0]], slices[twice[0] + 1]
+        raise ValueError(
+            f"{where} has {len(twice)} places taken twice, first by {one.file} and {other.file}: several echoes, times "
+            "or copies in one series; leave one of them"
+        )
+    wide = np.flatnonzero(np.abs(gaps - usual) > _EVEN * usual)
+    if len(wide):
+        k = int(wide[0])
+        about = round(gaps[k] / usual) - 1
+        missing = f"{about} slice{'s' * (about > 1)} missing" if about >= 1 else "slices are unevenly spaced"
+        raise ValueError(
+            f"{where}: {missing} between {slices[k].file} and {slices[k + 1].file} ({gaps[k]:.3g} mm apart, the others "
+            f"{usual:.3g} mm); expected one evenly spaced stack"
+        )
+
+
+def _affine(slices: Sequence[Slice]) -> np.ndarray:
+    first, last = slices[0], slices[-1]
+    normal = np.cross(first.orientation[0], first.orientation[1])
+    # A tilted gantry shifts each slice sideways: the step is measured, not taken along the normal.
+    step = (last.position - first.position) / (len(slices) - 1) if len(slices) > 1 else normal * first.thickness
+    affine = np.eye(4)
+    affine[:3, 0] = first.orientation[0] * first.spacing[1]
+    affine[:3, 1] = first.orientation[1] * first.spacing[0]
+    affine[:3, 2] = step
+    affine[:3, 3] = first.position
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def _decoded(slices: Sequence[Slice]) -> np.ndarray:
+    """Decode and rescale `(columns, rows, slices)`, one slice at a time; each file gives up its pixels once decoded."""
+    rows, columns = slices[0].size
+    stored: np.ndarray | None = None
+    for place, plane in _planes(slices):
+        if plane.shape != (rows, columns):
+            raise ValueError(f"cannot decode {slices[place].file}: its pixels are no grey slice of {rows} x {columns}")
+        if stored is None:
+            stored = np.empty((len(slices), rows, columns), plane.dtype)
+        elif not np.can_cast(plane.dtype, stored.dtype, "safe"):
+            stored = stored.astype(np.promote_types(plane.dtype, stored.dtype))
+        stored[place] = plane
+    assert stored is not None
+    return _rescaled(stored, [one.rescale for one in slices]).transpose(2, 1, 0)
+
+
+def _planes(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray]]:
+    from pydicom.pixels import iter_pixels
+
+    places: dict[int, dict[int, int]] = {}
+    datasets: dict[int, Any] = {}
+    for place, one in enumerate(slices):
+        datasets[id(one.dataset)] = one.dataset
+        places.setdefault(id(one.dataset), {})[one.frame or 0] = place
+    for key, dataset in datasets.items():
+        file = Path(str(getattr(dataset, "filename", "the file")))
+        done = 0
+        try:
+            for frame, plane in enumerate(iter_pixels(dataset)):
+                if frame in places[key]:
+                    yield places[key][frame], plane
+                    done += 1
+        except GeneratorExit:
+            raise
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # decoders in other languages panic with what is no Exception
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"cannot decode {file}: {reason}") from None
+        if done != len(places[key]):
+            raise ValueError(f"cannot decode {file}: it holds {done} of its {len(places[key])} frames")
+        for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
+            if name in dataset:
+                delattr(dataset, name)
+
+
+def _rescaled(stored: np.ndarray, scales: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Apply slope and intercept slice by slice, in place wherever the result takes no more room than the stored."""
+    whole = stored.dtype.kind in "iu" and all(s.is_integer() and i.is_integer() for s, i in scales)
+    wanted: np.dtype[Any] = np.dtype(np.float32)
+    if whole:
+        pairs = zip(stored, scales, strict=True)
+        ends = [s * float(end) + i for plane, (s, i) in pairs for end in (plane.min(), plane.max())]
+        wanted = np.dtype(np.int16 if min(ends) >= -32768 and max(ends) <= 32767 else np.int32)
+    out = stored.view(wanted) if stored.dtype.itemsize == wanted.itemsize else np.empty(stored.shape, wanted)
+    work = np.int64 if whole else np.float64
+    for place, (slope, intercept) in enumerate(scales):
+        plane = stored[place]
+        if (slope, intercept) != (1.0, 0.0):
+            plane = plane.astype(work) * work(slope) + work(intercept)
+        out[place] = plane
+    return out

@@ -1,0 +1,61 @@
+"""Tasks of the Medical Segmentation Decathlon."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from kanscan.data.case import Survey
+from kanscan.data.readers.described import Described, dataset_json
+from kanscan.data.readers.layout import find_home
+from kanscan.data.readers.pairing import finish
+from kanscan.data.volumes.formats import volume_files, volume_name
+
+
+class MSD(Described):
+    """A task of the Medical Segmentation Decathlon: dataset.json lists image and label of each case.
+
+    Args:
+        group_pattern: As for the reader "folder".
+    """
+
+    key = "msd"
+    title = "Medical Segmentation Decathlon"
+    citation = "M. Antonelli et al., Nature Communications 13, 4128 (2022)"
+    expected = 'dataset.json with "training": [{"image": ..., "label": ...}], imagesTr/ and labelsTr/'
+    layout = """
+        Task04_Hippocampus/
+          dataset.json            {"labels": {"0": "background", ...}, "training": [{"image": ..., "label": ...}]}
+          imagesTr/  NAME.nii.gz ...
+          labelsTr/  NAME.nii.gz ...
+          imagesTs/  (optional)
+    """
+
+    @classmethod
+    def recognizes(cls, root: Path) -> bool:
+        """See whether dataset.json lists the cases."""
+        return isinstance(dataset_json(root).get("training"), list)
+
+    def survey(self, root: Path) -> Survey:
+        """List the cases as dataset.json does; files that are not there are named."""
+        root = find_home(MSD, root)
+        content = dataset_json(root)
+        cases, problems = [], []
+        for entry in content["training"]:
+            if not isinstance(entry, Mapping) or "image" not in entry or "label" not in entry:
+                problems.append(f"{root / 'dataset.json'} lists {entry!r} for training; expected image and label")
+                continue
+            image, label = (root / str(entry[key]) for key in ("image", "label"))
+            gone = [p for p in (image, label) if not p.is_file()]
+            if gone:
+                problems.append(f"{root / 'dataset.json'} lists {gone[0]}, which is not there")
+            else:
+                cases.append(self._case(volume_name(image), [image], [label]))
+        for item in content.get("test", []):
+            path = root / str(item["image"] if isinstance(item, Mapping) else item)
+            if path.is_file():
+                cases.append(self._case(volume_name(path), [path], (), "test"))
+        listed = {path for case in cases for path in case.images}
+        left = [p for p in volume_files(root / "imagesTr") if p not in listed]
+        problems += [f"{path} is not listed in dataset.json" for path in left]
+        return finish(cases, problems)
