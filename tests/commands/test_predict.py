@@ -8,7 +8,7 @@ from PIL import Image
 
 from commands.made import make_data, make_run, picture
 from kanscan.commands.evaluate import evaluate
-from kanscan.commands.predict import find_pictures, predict, stored_values
+from kanscan.commands.predict import predict, stored_values
 from kanscan.files import read_json, write_json
 
 
@@ -51,7 +51,6 @@ def test_a_file_many_files_a_pattern(run, tmp_path):
     assert predict(run, one, output=tmp_path / "a").files == (tmp_path / "a" / "p00_v0.png",)
     assert len(predict(run, [str(one), two], output=tmp_path / "b").files) == 2
     assert len(predict(run, [tmp_path / "images" / "*_v1.png"], output=tmp_path / "c").files) == 8
-    assert find_pictures([one, one]) == ([one], [])
 
 
 def test_grey_rgba_and_16_bit_pictures(run, tmp_path):
@@ -161,7 +160,7 @@ def test_bad_calls_are_one_sentence(run, tmp_path):
     for arguments, kind, said in [
         ({"run": tmp_path / "none", "images": [image]}, ValueError, "is not a run"),
         ({"run": run, "images": [tmp_path / "none.png"]}, FileNotFoundError, "no picture or folder at"),
-        ({"run": run, "images": [empty]}, ValueError, "it holds the folders inner"),
+        ({"run": run, "images": [empty]}, ValueError, "or the folders inside it"),
         ({"run": run, "images": []}, ValueError, "no picture was named"),
         ({"run": run, "images": [image, twin]}, ValueError, "would both become"),
         ({"run": run, "images": [image], "output": file}, NotADirectoryError, "is a file"),

@@ -8,18 +8,10 @@ import tifffile
 from PIL import Image
 
 from kanscan.data.case import Case, LabelMap
-from kanscan.data.pictures.files import (
-    apply_label_map,
-    is_image_file,
-    read_case_image,
-    read_image,
-    read_label,
-    read_mode,
-    read_reduced,
-    read_size,
-    read_stored_label,
-    write_label,
-)
+from kanscan.data.label_map import apply_label_map
+from kanscan.data.pictures.files import read_image, read_mode, read_reduced, read_size, read_stored_label, write_label
+from kanscan.data.pictures.labels import read_case_image, read_label
+from kanscan.data.pictures.search import is_image_file
 
 DISC = 1 / 16 * np.pi
 

@@ -38,7 +38,7 @@ def test_grey_pictures_and_names_that_differ_in_the_suffix_only(tmp_path):
     write(tmp_path / "a.png", (20, 30))
     write(tmp_path / "a.jpg", (20, 30))
     reader = Pictures()
-    reader.inspect(tmp_path)
+    reader.inspect(reader.survey(tmp_path))
     assert [case.id for case in reader.cases(tmp_path)] == ["a.jpg", "a.png"]
     assert reader.channels == 1
 

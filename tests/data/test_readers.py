@@ -13,8 +13,8 @@ import tifffile
 from kanscan.data import READERS, Case, DatasetReader, LabelMap, Survey, make_reader, recognize
 from kanscan.data.made.mni152 import write_mni152
 from kanscan.data.made.synthetic import write_ultrasound
-from kanscan.data.pictures.files import read_label, read_pair
 from kanscan.data.pictures.label_values import LabelValues, infer_label_map
+from kanscan.data.pictures.labels import read_label, read_pair
 from kanscan.data.readers.cvc import SEQUENCE_ENDS, sequence_of
 from kanscan.data.splits import make_split
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from kanscan.data import make_reader, recognize
+from kanscan.data import make_reader, open_folder, recognize
+from kanscan.data.grouping import group_cases
 from kanscan.data.readers.cvc import sequence_of
 from kanscan.data.similarity import near_pairs, read_signature
-from kanscan.data.splits import group_cases, make_split
+from kanscan.data.splits import make_split
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_published_folders(real_data: Path, name: str, key: str, num_cases: int,
     if not root.is_dir():
         pytest.skip(f"no {name}")
     assert recognize(root) == key
-    survey = make_reader("auto", root, **options).survey(root)
+    survey = open_folder(root, options=options).survey
     assert len(survey.cases) == num_cases and not survey.problems
     assert all(case.labels for case in survey.cases)
 

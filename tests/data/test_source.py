@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kanscan.data.source import open_source
+from kanscan.data.readers.folder import Folder
+from kanscan.data.source import CaseNotHereError, open_source
 from kanscan.data.splits import Split
 
 
@@ -22,7 +23,7 @@ def test_labelled_cases_are_served_and_the_others_counted(draw, root: Path):
     assert [case.id for case in source.cases] == ["a", "b", "c"] and source.num_unlabelled == 1
     assert source.label_map is source.reader.label_map
     assert [case.id for case in source.only(["c", "a"], "the run")] == ["c", "a"]
-    with pytest.raises(ValueError, match=r"the run names 1 cases that .* does not hold, first 'x'"):
+    with pytest.raises(CaseNotHereError, match=r"the run names 1 cases that .* does not hold, first 'x'"):
         source.only(["a", "x"], "the run")
 
 
@@ -38,9 +39,23 @@ def test_parts_of_a_split(root: Path):
 
 
 def test_what_cannot_be_opened(draw, root: Path, tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="no data folder"):
+    with pytest.raises(FileNotFoundError, match="no folder at"):
         open_source(tmp_path / "gone")
     with pytest.raises(ValueError, match="unknown option"):
         open_source(root, options={"label": 1})
     with pytest.raises(ValueError, match="does not have the layout 'glas'"):
         open_source(root, "glas")
+
+
+def test_a_folder_is_recognized_and_listed_once(draw, root: Path, monkeypatch: pytest.MonkeyPatch):
+    seen: list[str] = []
+    for name in ("recognizes", "survey"):
+        before = getattr(Folder, name)
+
+        def counted(*args, _name=name, _before=before):
+            seen.append(_name)
+            return _before(*args)
+
+        monkeypatch.setattr(Folder, name, staticmethod(counted) if name == "recognizes" else counted)
+    source = open_source(root)
+    assert len(source.cases) == 3 and seen == ["recognizes", "survey"]

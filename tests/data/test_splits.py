@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from kanscan.data.case import Case
+from kanscan.data.grouping import group_cases
 from kanscan.data.similarity import NEAR, near_pairs, read_signature, sign
-from kanscan.data.splits import Split, group_cases, make_split
+from kanscan.data.splits import Split, make_split
 
 
 @pytest.fixture

@@ -11,8 +11,10 @@ from PIL import Image
 
 from kanscan.data import make_reader
 from kanscan.data.case import Case
-from kanscan.data.pictures.files import read_image, read_label, read_pair
-from kanscan.data.splits import group_cases, make_split
+from kanscan.data.grouping import group_cases
+from kanscan.data.pictures.files import read_image
+from kanscan.data.pictures.labels import read_label, read_pair
+from kanscan.data.splits import make_split
 
 
 def busi(draw, root: Path, numbers=(1, 2, 3)) -> Path:

@@ -63,7 +63,7 @@ class Checked:
         notes: What the reader decided.
         sheet: The contact sheet, None if none was drawn.
         spacings: Of volumes: spacing in millimeters -> cases.
-        orientations: Of volumes: whither the axes run ("RAS" is right, front, head) -> cases.
+        orientations: Of volumes: where the axes point ("RAS" is right, front, head) -> cases.
     """
 
     data: str
@@ -193,12 +193,12 @@ def check(
         (4, ())
     """
     from kanscan.config.recipe import parse_overrides
-    from kanscan.data import make_reader
+    from kanscan.data import open_folder
 
     data = Path(data)
     target, target_note = _sheet_target(data, output) if sheet else (None, "")
-    opened = make_reader(reader, data, **parse_overrides(options or ()))
-    survey = opened.survey(data)
+    folder = open_folder(data, reader, parse_overrides(options or ()))
+    opened, survey = folder.reader, folder.survey
     facts = _examine(survey.cases, opened)
     errors = [*survey.problems, *(sentence for one in facts for sentence in one.errors)]
     unlabelled = [case.id for case in survey.cases if not case.labels]
@@ -357,7 +357,7 @@ def _sheet_target(data: Path, output: Path | None) -> tuple[Path | None, str]:
 
 
 def _draw_sheet(cases: Sequence[Case], facts: Sequence[CaseFacts], reader: DatasetReader, target: Path) -> Path | None:
-    from kanscan.data.pictures.files import read_pair
+    from kanscan.data.pictures.labels import read_pair
     from kanscan.drawing.images import contact_sheet, overlay, save_png
 
     if reader.spatial_dims == 3:

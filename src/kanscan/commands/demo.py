@@ -194,7 +194,7 @@ def _train(source: Source, recipe: Recipe, folder: Path) -> tuple[Run, bool]:
 
 def _report(run: Run, source: Source, news: bool) -> Report:
     """Judge the test cases; a report that is there is read unless something was trained after it."""
-    from kanscan.data.pictures.files import read_pair
+    from kanscan.data.pictures.labels import read_pair
     from kanscan.pipelines.pictures import evaluation_cases, predictor
     from kanscan.report import Report
     from kanscan.workflows.judge import report_run

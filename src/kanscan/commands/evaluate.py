@@ -87,15 +87,16 @@ def _evaluate_run(
     output: Path | None,
     tolerances: dict[str, float],
 ) -> Report:
-    from kanscan.data.pictures.files import read_pair
+    from kanscan.data.pictures.labels import read_pair
+    from kanscan.data.source import CaseNotHereError
     from kanscan.pipelines.pictures import evaluation_cases, predictor
     from kanscan.workflows.judge import report_run
 
     serve = predictor(run, device=device, flips=flips)
     try:
         found = evaluation_cases(run, part=subset, root=data)
-    except ValueError as error:
-        if data is None or "does not hold" not in str(error):
+    except CaseNotHereError as error:
+        if data is None:
             raise
         raise ValueError(f"{error}; to judge the run on all cases of another data set add --subset all") from None
     except FileNotFoundError as error:
@@ -143,7 +144,7 @@ def _draw_volume(volume: Any, prediction: Any, label: Any) -> Any:
 
 def _groups(cases: Sequence[Case]) -> dict[str, str] | None:
     """Tell what belongs together, look-alike pictures included; None where every case stands alone."""
-    from kanscan.data.splits import group_cases
+    from kanscan.data.grouping import group_cases
 
     found = group_cases(cases)
     return {i: name for name, ids in found.items() for i in ids} if len(found) < len(cases) else None
@@ -179,7 +180,7 @@ def _watched(cases: Sequence[Any]) -> Iterable[Any]:
 
 
 def _evaluate_masks(predictions: Path, references: Path, output: Path | None) -> Report:
-    from kanscan.data.pictures.files import read_label
+    from kanscan.data.pictures.labels import read_label
     from kanscan.report import assemble, draw_case, worth_a_look, write_report
 
     if output is not None:
@@ -260,11 +261,11 @@ def _volume_pairs(predictions: Path, references: Path) -> tuple[list[tuple[Case,
     ours, theirs = named(predictions), named(references)
     if predictions.is_file() and references.is_file():
         theirs = dict(zip(ours, theirs.values(), strict=True))
-    lonely = [name for name in theirs if name not in ours]
-    if lonely:
+    unmatched = [name for name in theirs if name not in ours]
+    if unmatched:
         raise ValueError(
-            f"{len(lonely)} of {len(theirs)} references have no prediction of their name in {predictions}, first "
-            f"{theirs[lonely[0]].name}; leaving them out would flatter the figures"
+            f"{len(unmatched)} of {len(theirs)} references have no prediction of their name in {predictions}, first "
+            f"{theirs[unmatched[0]].name}; leaving them out would flatter the figures"
         )
     unjudged = len(ours) - len(theirs)
     notes = [f"{unjudged} predictions have no reference and were left out"] if unjudged else []
@@ -294,7 +295,7 @@ def _pair(predictions: Path, references: Path) -> tuple[list[tuple[Case, Case]],
         ValueError: A reference has no prediction, or nothing fits: leaving it out would flatter the figures.
     """
     from kanscan.data.case import Case
-    from kanscan.data.readers.pairing import pair_folders
+    from kanscan.data.readers.pairing import Mismatch, pair_folders
 
     for path in (predictions, references):
         if not path.exists():
@@ -307,16 +308,15 @@ def _pair(predictions: Path, references: Path) -> tuple[list[tuple[Case, Case]],
             raise NotADirectoryError(f"{path} is a file, the other is a folder; give two folders or two files")
     # `predict --overlays` writes pictures beside the label maps.
     found, problems = pair_folders(predictions, references, skip=lambda name: name.endswith("_overlay"))
-    lonely = [text for text in problems if text.startswith("mask ")]
-    if lonely:
-        first = lonely[0].split(" has no ")[0].removeprefix("mask ")
+    missing = [problem.path for problem in problems if problem.kind is Mismatch.NO_IMAGE]
+    if missing:
         raise ValueError(
-            f"{len(lonely)} references have no prediction of their name in {predictions}, first {first}; leaving them "
-            "out would flatter the figures"
+            f"{len(missing)} references have no prediction of their name in {predictions}, first {missing[0]}; leaving "
+            "them out would flatter the figures"
         )
     unjudged = sum(not pair.labels for pair in found)
     notes = [f"{unjudged} predictions have no reference and were left out"] if unjudged else []
-    notes += [text for text in problems if "has the name of" in text]
+    notes += [str(problem) for problem in problems if problem.kind is Mismatch.NAME_TAKEN]
     pairs = [
         (Case(p.name, (), (p.image,)), Case(p.name, (), _masks_only(p.labels, p.image))) for p in found if p.labels
     ]
@@ -358,7 +358,7 @@ def _label_maps(pairs: Sequence[tuple[Case, Case]]) -> tuple[LabelMap, LabelMap,
 
 
 def _judge_masks(pair: tuple[Case, Case], prediction_map: LabelMap, label_map: LabelMap) -> Judged:
-    from kanscan.data.pictures.files import check_pair, read_label
+    from kanscan.data.pictures.labels import check_pair, read_label
     from kanscan.report import judge
 
     ours, theirs = pair

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +12,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from kanscan.data.case import Case
     from kanscan.inference import Prediction, Predictor, VolumePredictor
 
 #: What the pixels of a written label map may hold.
 VALUES = ("labels", "indices")
-#: How a mask that lies beside its picture is called.
-_MASK_NAME = re.compile(r"[ _-](?:mask|segmentation|seg|label|anno|gt)(?:[ _-]?\d+)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -121,6 +120,7 @@ def predict(
         >>> done = predict("runs/demo", ["scan.png"], output="out")  # doctest: +SKIP
         >>> done.files  # doctest: +SKIP
     """
+    from kanscan.data.pictures.search import find_pictures
     from kanscan.pipelines.pictures import predictor
     from kanscan.registry import unknown
     from kanscan.run import Run
@@ -143,9 +143,10 @@ def predict(
         raise ValueError(
             f"--series, --shard and --skip-finished are for volumes; {opened.path} was trained on pictures"
         )
-    pictures, notes = find_pictures(inputs)
+    cases, notes = find_pictures(inputs)
+    pictures = [case.images[0] for case in cases]
     notes += [told] if told else []
-    targets = _targets(pictures, folder, overwrite, overlays, probabilities)
+    targets = _targets(cases, folder, overwrite, overlays, probabilities)
     serve = predictor(opened, device=device, flips=flips)
     serve.temperature = scale
     stored = stored_values(opened.facts.get("label_map"), len(serve.class_names), values)
@@ -213,69 +214,23 @@ def _peak_memory_mib() -> float:
     return largest / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def find_pictures(inputs: Iterable[str | Path]) -> tuple[list[Path], list[str]]:
-    """List the pictures that files, folders and patterns (`*.png`) name, in their order, folders sorted by name.
-
-    Returns:
-        The pictures, and what was left out: masks that lie beside their pictures in a folder.
-
-    Raises:
-        FileNotFoundError: There is nothing at a path.
-        ValueError: A folder holds no picture, or nothing was named.
-    """
-    from kanscan.data.pictures.files import IMAGE_SUFFIXES, is_image_file
-
-    found: list[Path] = []
-    notes: list[str] = []
-    for item in inputs:
-        path = Path(item)
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.is_file() and is_image_file(p))
-            if not inside:
-                below = sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-                hint = f"; it holds the folders {', '.join(below[:5])}: name one of them" if below else ""
-                endings = ", ".join(sorted(IMAGE_SUFFIXES))
-                raise ValueError(f"no picture in the folder {path} (looked for {endings}){hint}")
-            masks = _masks_among(inside)
-            if masks:
-                notes.append(
-                    f"{len(masks)} files in {path} look like masks of others and were left out, first {masks[0].name}"
-                )
-            found += [p for p in inside if p not in set(masks)]
-        elif path.exists():
-            found.append(path)
-        elif matches := sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
-            found += matches
-        else:
-            raise FileNotFoundError(f"no picture or folder at {path}")
-    if not found:
-        raise ValueError("no picture was named; give files or a folder of pictures")
-    return list(dict.fromkeys(found)), notes
-
-
-def _masks_among(pictures: Sequence[Path]) -> list[Path]:
-    names = {path.stem for path in pictures}
-    return [p for p in pictures if (bare := _MASK_NAME.sub("", p.stem)) != p.stem and bare in names]
-
-
-def _targets(
-    pictures: Sequence[Path], folder: Path, overwrite: bool, overlays: bool, probabilities: bool
-) -> list[Path]:
+def _targets(cases: Sequence[Case], folder: Path, overwrite: bool, overlays: bool, probabilities: bool) -> list[Path]:
     """Name the label maps, and refuse what would be lost or could not be written."""
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder} is a file, expected a folder for the label maps")
     by_target: dict[Path, Path] = {}
-    for picture in pictures:
-        target = folder / f"{picture.stem}.png"
+    for case in cases:
+        picture, target = case.images[0], folder / f"{case.id}.png"
         if target in by_target:
             raise ValueError(f"{by_target[target]} and {picture} would both become {target}; predict them separately")
         by_target[target] = picture
     kinds = [".png", *(["_overlay.png"] if overlays else []), *(["_probabilities.npz"] if probabilities else [])]
     written = [target.with_name(target.stem + kind) for target in by_target for kind in kinds]
-    twice = next((path for path in by_target if written.count(path) > 1), None)
+    uses = Counter(written)
+    twice = next((path for path in by_target if uses[path] > 1), None)
     if twice is not None:
         raise ValueError(f"{twice} would be both a label map and an overlay; predict {by_target[twice]} separately")
-    sources = {picture.resolve() for picture in pictures}
+    sources = {picture.resolve() for picture in by_target.values()}
     own = [path for path in written if path.resolve() in sources]
     if own:
         raise ValueError(f"the output would replace the picture {own[0]}; choose another --output")

@@ -134,7 +134,7 @@ def _model(name: str) -> Listing:
 def _datasets() -> Listing:
     from kanscan.data import READERS
 
-    rows = [(key, cls.title, cls.modality, cls.licence) for key, cls in READERS.items()]
+    rows = [(key, cls.title, cls.modality, cls.license) for key, cls in READERS.items()]
     return Listing("Data sets and layouts that are read", ("reader", "title", "modality", "terms"), rows)
 
 
@@ -144,7 +144,7 @@ def _dataset(name: str) -> Listing:
     from kanscan.data import READERS
 
     cls = READERS[name]
-    facts = (("title", cls.title), ("modality", cls.modality), ("terms", cls.licence), ("citation", cls.citation))
+    facts = (("title", cls.title), ("modality", cls.modality), ("terms", cls.license), ("citation", cls.citation))
     rows = [(fact, text) for fact, text in facts if text]
     options = [p for p in inspect.signature(cls).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     rows += [(f"data.options.{p.name}", f"default {p.default!r}") for p in options]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
-from kanscan.data.readers import READERS, make_reader, recognize
+from kanscan.data.readers import READERS, recognize
+from kanscan.data.source import make_reader, open_folder
 
-__all__ = ["READERS", "Case", "DatasetReader", "LabelMap", "Survey", "make_reader", "recognize"]
+__all__ = ["READERS", "Case", "DatasetReader", "LabelMap", "Survey", "make_reader", "open_folder", "recognize"]

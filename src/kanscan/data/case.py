@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
+
+from kanscan.data.folders import check_folder, contents, find_start
+from kanscan.data.label_map import LabelMap as LabelMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,33 +82,6 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelMap:
-    """How the values stored in label files become classes 0..n-1.
-
-    Attributes:
-        names: Class names; index 0 is the background.
-        rule: "threshold" (grey > 127 of 255, bool True, or RGB likewise is class 1), "nonzero" (any non-zero value is
-            class 1: instance labels), or "values" (each stored value is listed).
-        values: With "values": stored value -> class index, or `kanscan.metrics.IGNORED` for pixels that nobody
-            labelled. Values in between go to the nearest listed one if `snap` is set, and are an error otherwise;
-            values beyond the listed ones are an error always.
-        snap: See `values`.
-        codes: Class name -> (value, scheme, meaning) of a code for DICOM, where the data set names it.
-    """
-
-    names: tuple[str, ...] = ("background", "foreground")
-    rule: str = "threshold"
-    values: dict[int, int] = field(default_factory=dict)
-    snap: bool = False
-    codes: dict[str, tuple[str, str, str]] = field(default_factory=dict)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, background included."""
-        return len(self.names)
-
-
-@dataclass(frozen=True, slots=True)
 class Survey:
     """What a reader found below a folder, before any pixel is read.
 
@@ -129,7 +105,7 @@ class DatasetReader(ABC):
     key: ClassVar[str]
     title: ClassVar[str]
     modality: ClassVar[str] = ""
-    licence: ClassVar[str] = ""
+    license: ClassVar[str] = ""
     citation: ClassVar[str] = ""
     #: What the folder must look like, as a tree.
     layout: ClassVar[str] = ""
@@ -150,11 +126,26 @@ class DatasetReader(ABC):
 
     @abstractmethod
     def survey(self, root: Path) -> Survey:
-        """List what lies below `root`, problems included.
+        """List what lies below `root`, the folder where the layout begins, problems included.
 
         Raises:
             ValueError: The folder lacks what the layout demands; the sentence shows what was expected and found.
         """
+
+    @classmethod
+    def start(cls, root: Path) -> Path:
+        """Find where the layout begins: at `root`, or in the lone folder inside it.
+
+        Raises:
+            FileNotFoundError: There is no such folder.
+            ValueError: The layout is not there; the sentence shows what was expected and what was found.
+        """
+        found = find_start(check_folder(root), cls.recognizes)
+        if found is None:
+            raise ValueError(
+                f"{root} does not have the layout {cls.key!r}: expected {cls.expected}; found {contents(root)}"
+            )
+        return found
 
     def cases(self, root: str | Path) -> list[Case]:
         """List the cases below `root`, sorted by id.
@@ -163,7 +154,7 @@ class DatasetReader(ABC):
             FileNotFoundError: There is no such folder.
             ValueError: The folder lacks what the layout demands; the sentence shows what was expected and found.
         """
-        return list(self.survey(Path(root)).cases)
+        return list(self.survey(self.start(Path(root))).cases)
 
-    def inspect(self, root: Path) -> None:  # noqa: B027  (most layouts leave nothing open)
-        """Settle from the files what names cannot tell, such as which values the labels hold."""
+    def inspect(self, survey: Survey) -> None:  # noqa: B027  (most layouts leave nothing open)
+        """Settle from the files that were listed what names cannot tell, such as which values the labels hold."""

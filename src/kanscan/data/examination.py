@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kanscan.data.case import Case, LabelMap
-from kanscan.data.pictures.files import check_pair, merge_labels, read_case_image, read_mode, read_stored_label
+from kanscan.data.pictures.files import read_mode, read_stored_label
 from kanscan.data.pictures.label_values import value_counts
+from kanscan.data.pictures.labels import check_pair, merge_labels, read_case_image
 from kanscan.data.similarity import Signature, near_pairs, sign, volume_signature
 from kanscan.data.volume import Volume, axis_codes, check_grid
 from kanscan.data.volumes.formats import format_name, read_case_volume, read_label_volume, stored_labels
@@ -32,7 +33,7 @@ class CaseFacts:
         class_pixels: Pixels of each class; empty if the label could not be read.
         errors: What is wrong, one sentence each.
         spacing_mm: Of a volume, along the axes of its file.
-        orientation: Of a volume: whither the axes of its file run ("RAS" is right, front, head).
+        orientation: Of a volume: where the axes of its file point ("RAS" is right, front, head).
     """
 
     id: str

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kanscan.data.case import Case, DatasetReader, LabelMap
+from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
+from kanscan.data.readers import READERS, locate
 from kanscan.data.splits import Split
 from kanscan.registry import unknown
 
@@ -15,26 +17,35 @@ from kanscan.registry import unknown
 PARTS = ("test", "validation", "train", "all")
 
 
+class CaseNotHereError(ValueError):
+    """A case that somebody names is not in the data set."""
+
+
 @dataclass(frozen=True)
-class Source:
-    """A data set on disk, opened.
+class Opened:
+    """A data set on disk: looked at once, then handed on.
 
     Attributes:
-        root: Its folder.
-        reader: Knows its layout.
-        cases: The labelled cases.
-        num_unlabelled: Cases without a label, which are left out.
+        root: Its folder, as it was named.
+        reader: Knows its layout; its label map and channels are settled.
+        survey: All that was found, unlabelled cases and problems included.
+        cases: Those that serve: the labelled ones, or all where labels are not asked for.
     """
 
     root: Path
     reader: DatasetReader
+    survey: Survey
     cases: tuple[Case, ...]
-    num_unlabelled: int
 
     @property
     def label_map(self) -> LabelMap:
         """How stored label values become classes."""
         return self.reader.label_map
+
+    @property
+    def num_unlabelled(self) -> int:
+        """Cases that are left out for want of a label."""
+        return len(self.survey.cases) - len(self.cases)
 
     def only(self, ids: Iterable[str], where: str) -> tuple[Case, ...]:
         """Return the cases of these ids, in their order.
@@ -44,13 +55,13 @@ class Source:
             where: Who names them, for the sentence.
 
         Raises:
-            ValueError: A case is not in the data set.
+            CaseNotHereError: A case is not in the data set.
         """
         known = {case.id: case for case in self.cases}
         wanted = list(ids)
         missing = [i for i in wanted if i not in known]
         if missing:
-            raise ValueError(
+            raise CaseNotHereError(
                 f"{where} names {len(missing)} cases that {self.root} does not hold, first {missing[0]!r}; "
                 "point data.root to the data the run was made with"
             )
@@ -88,14 +99,61 @@ class Selection:
         split: The split they were chosen from, with its caveat and digest.
     """
 
-    source: Source
+    source: Opened
     cases: tuple[Case, ...]
     part: str
     split: Split
 
 
-def open_source(root: str | Path, reader: str = "auto", options: Mapping[str, Any] | None = None) -> Source:
-    """Open a data set.
+def open_folder(root: str | Path, reader: str = "auto", options: Mapping[str, Any] | None = None) -> Opened:
+    """Open a data set, labelled or not: recognize its layout, list its files and settle what its labels mean, once.
+
+    Args:
+        root: Its folder.
+        reader: A key of `READERS`, or "auto" to recognize the layout.
+        options: Keywords of the reader.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: The layout is not known, or an option is wrong.
+
+    Example:
+        >>> import tempfile
+        >>> from kanscan.data.made.synthetic import write_ultrasound
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     opened = open_folder(write_ultrasound(f"{folder}/us", 2, image_size=(32, 32)))
+        >>> opened.reader.key, [case.id for case in opened.cases]
+        ('synthetic', ['patient001_view1', 'patient001_view2'])
+    """
+    root = Path(root)
+    key, start = locate(root, reader)
+    built = _build(key, dict(options or {}))
+    survey = built.survey(start)
+    built.inspect(survey)
+    return Opened(root, built, survey, survey.cases)
+
+
+def _build(key: str, options: dict[str, Any]) -> DatasetReader:
+    known = inspect.signature(READERS[key]).parameters
+    for name in options:
+        if name not in known:
+            raise ValueError(unknown(f"option of reader {key!r}", name, known))
+    return READERS[key](**options)
+
+
+def make_reader(key: str, root: str | Path, **options: Any) -> DatasetReader:
+    """Build the reader of a folder, with everything settled that the folder decides; see `open_folder`.
+
+    Args:
+        key: A key of `READERS`, or "auto" to recognize the layout.
+        root: The folder.
+        **options: Keywords of the reader's constructor.
+    """
+    return open_folder(root, key, options).reader
+
+
+def open_source(root: str | Path, reader: str = "auto", options: Mapping[str, Any] | None = None) -> Opened:
+    """Open a data set for its labelled cases.
 
     Args:
         root: Its folder.
@@ -106,16 +164,10 @@ def open_source(root: str | Path, reader: str = "auto", options: Mapping[str, An
         ValueError: The layout is not known, an option is wrong, or no case has a label.
         FileNotFoundError: There is no such folder.
     """
-    from kanscan.data.readers import make_reader
-
-    root = Path(root)
-    if not root.exists():
-        raise FileNotFoundError(f"no data folder at {root}")
-    opened = make_reader(reader, root, **dict(options or {}))
-    cases = opened.cases(root)
-    labelled = tuple(case for case in cases if case.labels)
+    opened = open_folder(root, reader, options)
+    labelled = tuple(case for case in opened.survey.cases if case.labels)
     if not labelled:
         raise ValueError(
-            f"{root} holds {len(cases)} images and a label for none of them; nothing can be learned from it"
+            f"{root} holds {len(opened.cases)} images and a label for none of them; nothing can be learned from it"
         )
-    return Source(root, opened, labelled, len(cases) - len(labelled))
+    return replace(opened, cases=labelled)

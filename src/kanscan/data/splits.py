@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kanscan.data.case import Case
-from kanscan.data.similarity import Signature, case_signature, near_pairs
+from kanscan.data.grouping import describe_groups, group_cases
 from kanscan.files import read_json, write_json
 from kanscan.registry import nearest, unknown
 
@@ -192,57 +191,6 @@ def make_split(
     return _finish(train, validation, test, "group", seed, describe_groups(groups), "")
 
 
-def group_cases(cases: Sequence[Case], *, by_content: bool = True) -> dict[str, list[str]]:
-    """Find which cases must stay together.
-
-    Args:
-        cases: Cases with their declared groups; a case without one is a group of its own.
-        by_content: Read the pictures, and join groups that share an identical one or two that look the same.
-
-    Returns:
-        Group name -> ids, both in sorted order.
-    """
-    parent = {case.id: case.id for case in cases}
-
-    def root(name: str) -> str:
-        while parent[name] != name:
-            name = parent[name]
-        return name
-
-    def join(one: str, other: str) -> None:
-        parent[root(other)] = root(one)
-
-    first_with: dict[str, str] = {}
-    signatures = _signatures(cases) if by_content else []
-    for position, case in enumerate(cases):
-        keys = [f"group {case.group}"] if case.group is not None else []
-        keys += [signatures[position].digest] if by_content else []
-        for key in keys:
-            join(first_with.setdefault(key, case.id), case.id)
-    for i, j in near_pairs(signatures):
-        join(cases[i].id, cases[j].id)
-    names = {case.id: case.group for case in cases}
-    found: dict[str, list[str]] = {}
-    for case in sorted(cases, key=lambda c: c.id):
-        found.setdefault(root(case.id), []).append(case.id)
-    return {names[members[0]] or members[0]: members for members in found.values()}
-
-
-def _signatures(cases: Sequence[Case]) -> list[Signature]:
-    # Decoding leaves Python's lock, so threads help.
-    with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(case_signature, cases))
-
-
-def describe_groups(groups: Mapping[str, Sequence[str]]) -> str:
-    """Say in words what kept cases together."""
-    total = sum(len(members) for members in groups.values())
-    if len(groups) == total:
-        return f"no groups known, {total} cases are taken as independent"
-    sizes = [len(members) for members in groups.values()]
-    return f"{total} cases in {len(groups)} groups of {min(sizes)} to {max(sizes)}"
-
-
 def _take(
     groups: Mapping[str, list[str]], wanted: float, seed: int, keep: int = 1
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -304,9 +252,11 @@ def _kfold(groups: Mapping[str, list[str]], fold: int, num_folds: int, seed: int
     # Largest first, each to the smallest fold, keeps the folds equal where groups are not.
     order.sort(key=lambda name: -len(groups[name]))
     folds: list[dict[str, list[str]]] = [{} for _ in range(num_folds)]
+    sizes = [0] * num_folds
     for name in order:
-        smallest = min(range(num_folds), key=lambda k: (sum(map(len, folds[k].values())), k))
+        smallest = sizes.index(min(sizes))
         folds[smallest][name] = groups[name]
+        sizes[smallest] += len(groups[name])
     test = folds[fold]
     rest = {name: groups[name] for name in names if name not in test}
     total = sum(map(len, groups.values()))

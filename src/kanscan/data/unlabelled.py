@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
-from kanscan.data.pictures.files import is_image_file, read_image
-from kanscan.data.source import Source
+from kanscan.data.pictures.files import read_image
+from kanscan.data.pictures.search import pictures_below
+from kanscan.data.source import Opened, open_folder
 from kanscan.registry import unknown
 
 
@@ -24,28 +27,28 @@ class Pictures(DatasetReader):
     @classmethod
     def recognizes(cls, root: Path) -> bool:
         """Tell whether there is an image."""
-        return any(is_image_file(path) for path in root.rglob("*") if path.is_file())
+        return bool(pictures_below(root))
 
     def survey(self, root: Path) -> Survey:
         """List the images; what they are called below the folder becomes their name."""
-        paths = sorted(path for path in root.rglob("*") if path.is_file() and is_image_file(path))
+        paths = pictures_below(root)
         if not paths:
             raise ValueError(f"{root} holds no image file")
         names = [path.relative_to(root).with_suffix("").as_posix().replace("/", "_") for path in paths]
-        repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else set()
-        named = [path.name if name in repeated else name for name, path in zip(names, paths, strict=True)]
+        uses = Counter(names)
+        named = [path.name if uses[name] > 1 else name for name, path in zip(names, paths, strict=True)]
         cases = sorted((Case(name, (path,)) for name, path in zip(named, paths, strict=True)), key=lambda case: case.id)
         return Survey(tuple(cases))
 
-    def inspect(self, root: Path) -> None:
+    def inspect(self, survey: Survey) -> None:
         """Take the channels of the first picture."""
-        first = read_image(self.survey(root).cases[0].images[0])
+        first = read_image(survey.cases[0].images[0])
         self.channels = 1 if first.ndim == 2 else 3
 
 
 def open_pictures(
     root: str | Path, reader: str = "auto", options: Mapping[str, Any] | None = None, *, labelled: bool = False
-) -> Source:
+) -> Opened:
     """Open a data set for its pictures.
 
     Args:
@@ -58,35 +61,29 @@ def open_pictures(
         ValueError: There is no picture, no label where one is needed, or the files are volumes.
         FileNotFoundError: There is no such folder.
     """
-    from kanscan.data.readers import make_reader
-
-    root = Path(root)
-    if not root.exists():
-        raise FileNotFoundError(f"no data folder at {root}")
-    opened = _opened(root, make_reader, reader, dict(options or {}), labelled)
-    cases = tuple(opened.cases(root))
-    if not cases:
-        raise ValueError(f"{root} holds no picture that its layout ({opened.key}) knows of")
-    if getattr(opened, "spatial_dims", 2) != 2:
-        raise ValueError(f"{root} holds volumes ({opened.key}); only pictures can be generated")
+    opened = _open(Path(root), reader, dict(options or {}), labelled)
+    if not opened.cases:
+        raise ValueError(f"{root} holds no picture that its layout ({opened.reader.key}) knows of")
+    if opened.reader.spatial_dims != 2:
+        raise ValueError(f"{root} holds volumes ({opened.reader.key}); only pictures can be generated")
     if not labelled:
-        return Source(root, opened, cases, 0)
-    with_labels = tuple(case for case in cases if case.labels)
+        return opened
+    with_labels = tuple(case for case in opened.cases if case.labels)
     if not with_labels:
-        raise ValueError(f"{root} holds {len(cases)} pictures and no label; set diffusion.with_label=false")
-    return Source(root, opened, with_labels, len(cases) - len(with_labels))
+        raise ValueError(f"{root} holds {len(opened.cases)} pictures and no label; set diffusion.with_label=false")
+    return replace(opened, cases=with_labels)
 
 
-def _opened(root: Path, make_reader: Any, name: str, options: dict[str, Any], labelled: bool) -> DatasetReader:
+def _open(root: Path, reader: str, options: dict[str, Any], labelled: bool) -> Opened:
     try:
-        reader: DatasetReader = make_reader(name, root, **options)
-        return reader
+        return open_folder(root, reader, options)
     except ValueError:
         # Labels that cannot be understood do not matter where only pictures are wanted.
-        if labelled or name != "auto" or not Pictures.recognizes(root):
+        if labelled or reader != "auto" or not root.is_dir() or not Pictures.recognizes(root):
             raise
     if options:
         raise ValueError(unknown("option of a folder of pictures", next(iter(options)), ()))
     pictures = Pictures()
-    pictures.inspect(root)
-    return pictures
+    survey = pictures.survey(root)
+    pictures.inspect(survey)
+    return Opened(root, pictures, survey, survey.cases)

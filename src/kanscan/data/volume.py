@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kanscan.data.lazy import nibabel_module
+from kanscan.data.optional_imports import nibabel_module
 
 #: Two grids are one where no corner lies farther apart than this share of a voxel.
 _SAME_GRID = 1e-2

@@ -16,9 +16,9 @@ from torch import Tensor
 from kanscan.config.recipe import DiffusionConfig, LossConfig, Recipe
 from kanscan.data.case import Case
 from kanscan.data.pictures.dataset import SegmentationDataset
-from kanscan.data.pictures.files import read_case_image
+from kanscan.data.pictures.labels import read_case_image
 from kanscan.data.pictures.transforms import Preprocessing
-from kanscan.data.source import Source
+from kanscan.data.source import Opened
 from kanscan.data.splits import Split
 from kanscan.data.unlabelled import open_pictures
 from kanscan.models import MODELS, create_model, model_options
@@ -67,7 +67,7 @@ def _process(recipe: Recipe) -> NoiseProcess:
     return NoiseProcess(part.num_steps, part.schedule, part.beta_start, part.beta_end)
 
 
-def open_data(recipe: Recipe, root: str | Path | None = None) -> Source:
+def open_data(recipe: Recipe, root: str | Path | None = None) -> Opened:
     """Open the pictures a recipe names; labels are needed only where they are learned too."""
     folder = data_folder(recipe, root)
     return open_pictures(folder, recipe.data.reader, recipe.data.options, labelled=recipe.diffusion.with_label)
@@ -121,7 +121,7 @@ def task_of(recipe: Recipe, model: Network, num_classes: int) -> DiffusionTask:
     )
 
 
-def loader(recipe: Recipe, source: Source, ids: Sequence[str], *, training: bool) -> Any:
+def loader(recipe: Recipe, source: Opened, ids: Sequence[str], *, training: bool) -> Any:
     """Build the loader of some pictures."""
     dataset = SegmentationDataset(
         source.only(ids, "the split"),
@@ -140,7 +140,7 @@ def check_batch(recipe: Recipe, model: Network, num_training_cases: int) -> None
     """Accept any batch: these networks norm each picture by itself."""
 
 
-def facts(recipe: Recipe, source: Source) -> dict[str, Any]:
+def facts(recipe: Recipe, source: Opened) -> dict[str, Any]:
     """Return what sampling needs to know: how noise was added, and the classes of the labels, if they are learned."""
     part = recipe.diffusion
     process = {name: getattr(part, name) for name in ("num_steps", "schedule", "beta_start", "beta_end")}

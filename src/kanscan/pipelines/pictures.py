@@ -12,7 +12,7 @@ import torch
 from kanscan.config.recipe import DiffusionConfig, Recipe
 from kanscan.data.pictures.dataset import Joined, SegmentationDataset
 from kanscan.data.pictures.transforms import Preprocessing
-from kanscan.data.source import Selection, Source, open_source
+from kanscan.data.source import Opened, Selection, open_source
 from kanscan.data.splits import Split
 from kanscan.inference import Predictor
 from kanscan.models import MODELS, create_model, model_options
@@ -42,7 +42,7 @@ def check_settings(recipe: Recipe) -> None:
     _loss(recipe, chosen.get("out_channels", 2))
 
 
-def open_data(recipe: Recipe, root: str | Path | None = None) -> Source:
+def open_data(recipe: Recipe, root: str | Path | None = None) -> Opened:
     """Open the data set a recipe names; see `kanscan.pipelines.build_source`."""
     return open_source(data_folder(recipe, root), recipe.data.reader, recipe.data.options)
 
@@ -77,7 +77,7 @@ def _loss(recipe: Recipe, out_channels: int) -> torch.nn.Module:
     return make_loss(out_channels=out_channels, **recipe.loss.model_dump(exclude={"deep_supervision"}))
 
 
-def loader(recipe: Recipe, source: Source, ids: Sequence[str], *, training: bool) -> Any:
+def loader(recipe: Recipe, source: Opened, ids: Sequence[str], *, training: bool) -> Any:
     """Build the loader of some cases."""
     settings: dict[str, Any] = {
         "augmentation": recipe.data.augmentation if training else "none",
@@ -94,7 +94,7 @@ def loader(recipe: Recipe, source: Source, ids: Sequence[str], *, training: bool
     return loader_of(recipe, Joined(dataset, more), training=True)
 
 
-def open_extra(recipe: Recipe, source: Source) -> Source:
+def open_extra(recipe: Recipe, source: Opened) -> Opened:
     """Open the pictures that join the training cases.
 
     Raises:
@@ -127,7 +127,7 @@ def check_batch(recipe: Recipe, model: Network, num_training_cases: int) -> None
         check_batch_norm(model, batch, (model.in_channels, *recipe.data.image_size))
 
 
-def facts(recipe: Recipe, source: Source) -> dict[str, Any]:
+def facts(recipe: Recipe, source: Opened) -> dict[str, Any]:
     """Return what prediction needs to know of the data."""
     return {"class_names": list(source.label_map.names), "label_map": asdict(source.label_map)}
 

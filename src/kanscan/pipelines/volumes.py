@@ -11,7 +11,7 @@ import torch
 from kanscan.config.recipe import Recipe
 from kanscan.data import Case
 from kanscan.data.pictures.dataset import make_loader
-from kanscan.data.source import Source
+from kanscan.data.source import Opened
 from kanscan.data.splits import Split
 from kanscan.data.volumes.augmentation import VOLUME_AUGMENTATIONS
 from kanscan.data.volumes.cache import cache_cases, default_folder
@@ -60,7 +60,7 @@ def check_volume_names(recipe: Recipe) -> None:
         raise ValueError(unknown("volume.normalization", recipe.volume.normalization, NORMALIZATIONS))
 
 
-def plan_volumes(recipe: Recipe, source: Source, split: Split, plan: VolumePlan | None = None) -> Planned:
+def plan_volumes(recipe: Recipe, source: Opened, split: Split, plan: VolumePlan | None = None) -> Planned:
     """Plan, and build a network that fits both the plan and the memory.
 
     Args:
@@ -235,7 +235,7 @@ def fit_memory(recipe: Recipe, plan: VolumePlan, model: SegmentationModel) -> tu
     return replace(plan, batch_size=fits, reasons={**plan.reasons, "batch_size": text}), text
 
 
-def patch_loaders(recipe: Recipe, source: Source, split: Split, plan: VolumePlan) -> tuple[Any, Any | None]:
+def patch_loaders(recipe: Recipe, source: Opened, split: Split, plan: VolumePlan) -> tuple[Any, Any | None]:
     """Build the loaders of training patches and of validation cases (None if there are none)."""
     part = recipe.volume
     folder = part.cache or default_folder()

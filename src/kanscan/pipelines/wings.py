@@ -11,7 +11,7 @@ import torch
 from kanscan.config.recipe import Recipe
 from kanscan.data import READERS
 from kanscan.data.pictures.transforms import AUGMENTATIONS
-from kanscan.data.source import Source
+from kanscan.data.source import Opened
 from kanscan.data.splits import Split
 from kanscan.models import MODELS, create_model, model_options
 from kanscan.models.base import Network, NoisePredictor
@@ -51,7 +51,7 @@ def check_names(recipe: Recipe) -> str:
     return check_precision(recipe.trainer.precision, choose_device(recipe.trainer.device))
 
 
-def build_source(recipe: Recipe, root: str | Path | None = None) -> Source:
+def build_source(recipe: Recipe, root: str | Path | None = None) -> Opened:
     """Open the data set a recipe names.
 
     Args:
@@ -62,7 +62,7 @@ def build_source(recipe: Recipe, root: str | Path | None = None) -> Source:
         ValueError: No folder is named, its layout is not known, or it holds nothing to learn from.
         FileNotFoundError: There is no such folder.
     """
-    source: Source = wing_of(recipe).open_data(recipe, root)
+    source: Opened = wing_of(recipe).open_data(recipe, root)
     return source
 
 
@@ -105,7 +105,7 @@ def build_task(recipe: Recipe, model: Network, num_classes: int = 2) -> Task:
     return task
 
 
-def build_loaders(recipe: Recipe, source: Source, split: Split) -> tuple[Any, Any | None]:
+def build_loaders(recipe: Recipe, source: Opened, split: Split) -> tuple[Any, Any | None]:
     """Build the loaders of the training and of the validation cases (None if there are none)."""
     build = wing_of(recipe).loader
     train = build(recipe, source, split.train, training=True)

@@ -70,7 +70,7 @@ def report_run(
         run: The run.
         serve: Its `Predictor`.
         found: `kanscan.data.source.Selection`: the cases, their source, their part, the split.
-        read: `kanscan.data.pictures.files.read_pair`: a case and a label map give image and label.
+        read: `kanscan.data.pictures.labels.read_pair`: a case and a label map give image and label.
         folder: Where the report goes; None: into the run.
         groups: Case -> what it must be resampled with, where more is known than the cases declare.
         caveats: Further things a reader must know.
@@ -88,7 +88,7 @@ def report_run(
 
     Example:
         >>> from kanscan.pipelines import evaluation_cases, predictor  # doctest: +SKIP
-        >>> from kanscan.data.pictures.files import read_pair  # doctest: +SKIP
+        >>> from kanscan.data.pictures.labels import read_pair  # doctest: +SKIP
         >>> report = report_run(run, predictor(run), evaluation_cases(run), read_pair)  # doctest: +SKIP
     """
     recipe, label_map, names = run.recipe, found.source.label_map, tuple(serve.class_names)

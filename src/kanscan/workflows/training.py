@@ -10,7 +10,7 @@ from typing import Any
 
 from kanscan.complexity import num_parameters
 from kanscan.config.recipe import Recipe, with_root
-from kanscan.data.source import Source
+from kanscan.data.source import Opened
 from kanscan.data.splits import Split
 from kanscan.data.volumes.plan import VolumePlan
 from kanscan.models.base import Network
@@ -52,7 +52,7 @@ class Preparation:
     """
 
     recipe: Recipe
-    source: Source
+    source: Opened
     split: Split
     options: dict[str, Any]
     model: Network
@@ -98,7 +98,7 @@ def prepare(recipe: Recipe, split: Split | None = None, plan: VolumePlan | None 
 
 
 def _prepare_volumes(
-    recipe: Recipe, source: Source, split: Split | None, plan: VolumePlan | None, warning: str
+    recipe: Recipe, source: Opened, split: Split | None, plan: VolumePlan | None, warning: str
 ) -> Preparation:
     """Build everything for volumes; the plan needs to know who is trained on."""
     if recipe.data.extra_training is not None:
@@ -118,7 +118,7 @@ def _prepare_volumes(
     )
 
 
-def _data_notes(source: Source, split: Split) -> tuple[str, ...]:
+def _data_notes(source: Opened, split: Split) -> tuple[str, ...]:
     return (
         f"{source.num_unlabelled} cases have no label and are left out" if source.num_unlabelled else "",
         split.caveat,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kanscan.data.case import Series
-from kanscan.data.lazy import pydicom_module
+from kanscan.data.optional_imports import pydicom_module
 from kanscan.registry import unknown
 
 #: What is read of every file to sort it into its series.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kanscan.data.case import Series
-from kanscan.data.lazy import pydicom_module
+from kanscan.data.optional_imports import pydicom_module
 from kanscan.data.readable import readable
 from kanscan.data.volume import Instance, Volume
 

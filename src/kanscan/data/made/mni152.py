@@ -99,5 +99,5 @@ def write_mni152(root: str | Path) -> Path:
         FileExistsError: The folder holds something else.
         ValueError: nilearn is not installed.
     """
-    licence = "ICBM 152, (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, McGill University"
-    return write_generated(root, mni152_cases(), made_by=MADE_BY, values=VALUES, spacing_mm=[1.0, 1.0], licence=licence)
+    license = "ICBM 152, (C) 1993-2009 Louis Collins, McConnell Brain Imaging Centre, McGill University"
+    return write_generated(root, mni152_cases(), made_by=MADE_BY, values=VALUES, spacing_mm=[1.0, 1.0], license=license)

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from kanscan.data.case import Case, LabelMap
 from kanscan.data.pictures.augmentation import AUGMENTATIONS, augment, derive_seed
-from kanscan.data.pictures.files import read_case_image, read_pair, read_size
+from kanscan.data.pictures.files import read_size
+from kanscan.data.pictures.labels import read_case_image, read_pair
 from kanscan.data.pictures.transforms import Preprocessing, cut_square, resize_image, resize_label
 
 #: What a cache may take unless the caller says otherwise: this share of the memory that is free now.

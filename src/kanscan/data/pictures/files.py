@@ -1,24 +1,16 @@
-"""Image and label files: every odd encoding becomes a plain array, every broken file one clear sentence."""
+"""Picture files: every odd encoding becomes a plain array, every broken file one clear sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from kanscan.data.case import Case, LabelMap
 from kanscan.files import atomic
-from kanscan.metrics import IGNORED
 
-#: File endings that are taken for pictures.
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm", ".npy"})
 _TIFF = frozenset({".tif", ".tiff"})
-#: Re-encoding (JPEG) and resizing move label values by up to this much. A mask whose largest value lies between it and
-#: the threshold is no 0/255 mask.
-LABEL_NOISE = 16
 _CHANNEL_WORDS = {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGBA"}
 _MODE_WORDS = {
     "1": "1-bit",
@@ -32,15 +24,6 @@ _MODE_WORDS = {
     "I;16": "16-bit grey",
     "F": "float grey",
 }
-
-
-#: Share of a picture that pixels of one value, surrounded by their like, must fill to be more than a blurred border.
-_LEAST_AREA = 5e-3
-
-
-def is_image_file(path: Path) -> bool:
-    """Tell by its name whether a file is a picture; hidden files (`._x.png` from macOS) are not."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def read_image(path: str | Path, *, frame: int | None = None) -> np.ndarray:
@@ -72,61 +55,6 @@ def read_image(path: str | Path, *, frame: int | None = None) -> np.ndarray:
     return _plain(path, array)
 
 
-def read_label(case: Case, label_map: LabelMap) -> np.ndarray:
-    """Read a case's label files as one map of class indices.
-
-    Args:
-        case: With at least one label file; several are merged as `case.merge` says.
-        label_map: How stored values become classes.
-
-    Returns:
-        `(H, W)` uint8 array of class indices below `label_map.num_classes`.
-
-    Raises:
-        FileNotFoundError: A label file is missing.
-        ValueError: The case has no label, a file is unreadable, sizes differ, or a value is outside the map.
-    """
-    if not case.labels:
-        raise ValueError(f"case {case.id!r} has no label file, only the image {case.images[0]}")
-    if case.merge not in ("union", "classes"):
-        raise ValueError(f"case {case.id!r} asks for merge={case.merge!r}; known are 'union' and 'classes'")
-    stored = [read_stored_label(path, frame=case.frame) for path in case.labels]
-    return merge_labels(case, stored, label_map)
-
-
-def merge_labels(case: Case, stored: Sequence[np.ndarray], label_map: LabelMap) -> np.ndarray:
-    """Make one map of class indices from what the case's label files store; the second half of `read_label`.
-
-    Args:
-        case: Says how several files are merged.
-        stored: What `read_stored_label` gave for each file of `case.labels`.
-        label_map: How stored values become classes.
-
-    Raises:
-        ValueError: Sizes differ, or a value is outside the map.
-    """
-    merged: np.ndarray | None = None
-    for position, path in enumerate(case.labels):
-        label = apply_label_map(stored[position], label_map, path)
-        if case.merge == "classes":
-            label = (label > 0).astype(np.uint8) * np.uint8(position + 1)
-        if merged is None:
-            merged = label
-        elif merged.shape != label.shape:
-            raise ValueError(_size_sentence(path, label.shape, "mask", case.labels[0], merged.shape))
-        elif case.merge == "classes":
-            merged = np.where(label > 0, label, merged)
-        else:
-            merged = np.maximum(merged, label)
-    assert merged is not None
-    if merged.max(initial=0, where=merged != IGNORED) >= label_map.num_classes:
-        raise ValueError(
-            f"case {case.id!r} has label files for {len(case.labels)} classes, "
-            f"the label map names {label_map.num_classes - 1} besides the background"
-        )
-    return merged
-
-
 def read_stored_label(path: str | Path, *, frame: int | None = None) -> np.ndarray:
     """Read the values a label file stores, before any map is applied.
 
@@ -138,127 +66,6 @@ def read_stored_label(path: str | Path, *, frame: int | None = None) -> np.ndarr
     if array.ndim == 3 and (array[..., 0] == array[..., 1]).all() and (array[..., 0] == array[..., 2]).all():
         array = array[..., 0]
     return array
-
-
-def apply_label_map(stored: np.ndarray, label_map: LabelMap, path: str | Path = "the label") -> np.ndarray:
-    """Turn stored label values into class indices.
-
-    Args:
-        stored: `(H, W)` or `(H, W, 3)` values as `read_stored_label` gives them.
-        label_map: The rule.
-        path: Named in the sentence when a value does not fit.
-
-    Returns:
-        `(H, W)` uint8 class indices.
-
-    Raises:
-        ValueError: A value is outside the map; the sentence names file, value and map.
-    """
-    if label_map.rule == "values":
-        return _by_values(stored, label_map, path)
-    # A mask drawn in one color (red lesions) has its signal in one channel only.
-    grey = stored.max(axis=-1) if stored.ndim == 3 else stored
-    if label_map.rule == "nonzero":
-        return (grey > 0).astype(np.uint8)
-    if label_map.rule != "threshold":
-        raise ValueError(f"unknown label rule {label_map.rule!r}; known are 'nonzero', 'threshold', 'values'")
-    highest = float(grey.max(initial=0))
-    if highest <= 1:
-        return (grey > 0.5).astype(np.uint8)
-    threshold = 127 if highest <= 255 else 32767
-    if LABEL_NOISE < highest <= threshold:
-        raise ValueError(
-            f"{path} holds label values up to {highest:g}, outside the map (0/1 or 0/255 with a threshold at 127); "
-            "name the values with the reader option labels"
-        )
-    return (grey > threshold).astype(np.uint8)
-
-
-def _by_values(stored: np.ndarray, label_map: LabelMap, path: str | Path) -> np.ndarray:
-    listed = sorted(label_map.values)
-    if stored.ndim == 3:
-        raise ValueError(f"{path} is a color picture; a label must hold one of the values {listed} in every pixel")
-    present, inverse = np.unique(stored, return_inverse=True)
-    keys = np.array(listed, dtype=np.float64)
-    distance = np.abs(present[:, None].astype(np.float64) - keys[None, :])
-    nearest = distance.argmin(axis=1)
-    outside = distance[np.arange(len(present)), nearest] > 0
-    if label_map.snap:
-        beyond = (present < listed[0] - LABEL_NOISE) | (present > listed[-1] + LABEL_NOISE)
-        between = np.array([_fills_area(stored, v) for v in present[outside & ~beyond]], dtype=bool)
-        outside[outside & ~beyond] = between
-    if outside.any():
-        shown = ", ".join(f"{v:g}" for v in present[outside][:5])
-        raise ValueError(
-            f"{path} holds label value{'s' if outside.sum() > 1 else ''} {shown}, outside the map "
-            f"{_map_text(label_map)}"
-        )
-    classes = np.array([label_map.values[v] for v in listed], dtype=np.uint8)
-    return classes[nearest][inverse].reshape(stored.shape)
-
-
-def _fills_area(stored: np.ndarray, value: float) -> bool:
-    """Tell a class that nobody named from the blurred border between two: only the former has an inside."""
-    from scipy.ndimage import binary_erosion
-
-    least = _LEAST_AREA * stored.size
-    mask = stored == value
-    return bool(mask.sum() >= least and binary_erosion(mask, np.ones((3, 3))).sum() >= least)
-
-
-def _map_text(label_map: LabelMap) -> str:
-    names = dict(enumerate(label_map.names)) | {IGNORED: "ignored"}
-    parts = (f"{value} = {names[index]}" for value, index in sorted(label_map.values.items()))
-    return "{" + ", ".join(parts) + "}"
-
-
-def check_pair(
-    image_path: str | Path, image_shape: tuple[int, ...], label_path: str | Path, label_shape: tuple[int, ...]
-) -> None:
-    """Refuse a mask of another size than its image.
-
-    Args:
-        image_path: Named in the sentence.
-        image_shape: `(H, W)` or `(H, W, C)`.
-        label_path: Named in the sentence.
-        label_shape: `(H, W)`.
-
-    Raises:
-        ValueError: Height or width differ; the sentence gives both sizes.
-    """
-    if tuple(image_shape[:2]) != tuple(label_shape[:2]):
-        raise ValueError(_size_sentence(label_path, label_shape, "image", image_path, image_shape))
-
-
-def _size_sentence(
-    path: str | Path, shape: tuple[int, ...], what: str, other: str | Path, other_shape: tuple[int, ...]
-) -> str:
-    return (
-        f"mask {path} is {shape[1]} x {shape[0]} pixels, its {what} {other} is {other_shape[1]} x {other_shape[0]} "
-        "(width x height); they must agree"
-    )
-
-
-def read_pair(case: Case, label_map: LabelMap) -> tuple[np.ndarray, np.ndarray]:
-    """Read the image and the label of a case and check that their sizes agree."""
-    image = read_case_image(case)
-    label = read_label(case, label_map)
-    check_pair(case.images[0], image.shape, case.labels[0], label.shape)
-    return image, label
-
-
-def read_case_image(case: Case) -> np.ndarray:
-    """Read a case's image; several files (modalities) become channels in their order."""
-    arrays = [read_image(path, frame=case.frame) for path in case.images]
-    if len(arrays) == 1:
-        return arrays[0]
-    for path, array in zip(case.images, arrays, strict=True):
-        if array.shape[:2] != arrays[0].shape[:2]:
-            raise ValueError(
-                f"image {path} is {array.shape[1]} x {array.shape[0]} pixels, the other modality {case.images[0]} is "
-                f"{arrays[0].shape[1]} x {arrays[0].shape[0]} (width x height); they must agree"
-            )
-    return np.dstack(arrays)
 
 
 def write_label(path: str | Path, label: np.ndarray) -> Path:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from kanscan.data.case import Case, LabelMap
-from kanscan.data.pictures.files import LABEL_NOISE, read_stored_label
+from kanscan.data.label_map import LABEL_NOISE
+from kanscan.data.pictures.files import read_stored_label
 from kanscan.metrics import IGNORED
 
 #: Largest value that is taken for a class index as it stands.

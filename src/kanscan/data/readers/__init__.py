@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
-from typing import Any
 
 from kanscan.data.case import DatasetReader
+from kanscan.data.folders import check_folder, contents, find_start
 from kanscan.data.readers.busi import BUSI
 from kanscan.data.readers.cvc import CVC
 from kanscan.data.readers.dicom import Dicom
@@ -16,7 +15,6 @@ from kanscan.data.readers.glas import GlaS
 from kanscan.data.readers.isbi2012 import ISBI2012
 from kanscan.data.readers.isic import ISIC
 from kanscan.data.readers.kvasir import Kvasir
-from kanscan.data.readers.layout import check_folder, contents, home
 from kanscan.data.readers.msd import MSD
 from kanscan.data.readers.nnunet import NNUNet
 from kanscan.data.readers.ph2 import PH2
@@ -24,7 +22,7 @@ from kanscan.data.readers.polyp import Polyp
 from kanscan.data.readers.sliced import ACDC, Synapse
 from kanscan.data.readers.table import Table
 from kanscan.data.readers.volumes import Volumes
-from kanscan.registry import Registry, unknown
+from kanscan.registry import Registry
 
 #: Readers by key, the most specific layouts first: recognition takes the first that fits, but asks
 #: readers added by others before all of these.
@@ -76,61 +74,41 @@ def recognize(root: str | Path) -> str:
         ...     recognize(write_ultrasound(f"{folder}/us", 2, image_size=(32, 32)))
         'synthetic'
     """
-    root = check_folder(Path(root))
-
-    # Readers that somebody added know their layout better than the general ones here.
-    order = sorted(READERS, key=lambda key: key in _BUILT_IN)
-
-    def key_of(folder: Path) -> str | None:
-        return next((key for key in order if READERS[key].recognizes(folder)), None)
-
-    found = home(root, lambda folder: key_of(folder) is not None)
-    if found is not None:
-        key = key_of(found)
-        assert key is not None
-        return key
-    raise ValueError(
-        f"{root} has no layout that is known: expected {READERS['folder'].expected}, {READERS['paired'].expected}, "
-        f"{READERS['volumes'].expected}, {READERS['dicom'].expected}, "
-        f"or a published data set ({', '.join(k for k in READERS if k not in _OWN)}); found {contents(root)}"
-    )
+    return locate(Path(root))[0]
 
 
-_OWN = ("folder", "paired", "prepared", "synthetic", "mni152", "volumes", "table", "dicom")
-
-
-def make_reader(key: str, root: str | Path, **options: Any) -> DatasetReader:
-    """Build the reader of a folder, with everything settled that the folder decides.
+def locate(root: Path, key: str = "auto") -> tuple[str, Path]:
+    """Find which reader fits a folder and where its layout begins, looking at each folder once.
 
     Args:
-        key: A key of `READERS`, or "auto" to recognize the layout.
         root: The folder.
-        **options: Keywords of the reader's constructor.
+        key: A key of `READERS`, or "auto" for the first that fits.
 
     Returns:
-        The reader; its `label_map` and `channels` hold.
+        The reader's key, and the folder to give to its `survey`.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: The key or an option is unknown, or the folder has another layout.
-
-    Example:
-        >>> import tempfile
-        >>> from kanscan.data.made.synthetic import write_ultrasound
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     root = write_ultrasound(f"{folder}/us", 2, image_size=(32, 32))
-        ...     reader = make_reader("auto", root)
-        ...     [case.id for case in reader.cases(root)]
-        ['patient001_view1', 'patient001_view2']
+        ValueError: The key is unknown, or the layout; the sentence shows what was expected and what was found.
     """
     if key != "auto":
-        READERS[key]
-    root = check_folder(Path(root))
-    reader_class = READERS[recognize(root) if key == "auto" else key]
-    known = inspect.signature(reader_class).parameters
-    for name in options:
-        if name not in known:
-            raise ValueError(unknown(f"option of reader {reader_class.key!r}", name, known))
-    reader = reader_class(**options)
-    reader.inspect(root)
-    return reader
+        return key, READERS[key].start(root)
+    # Readers that somebody added know their layout better than the general ones here.
+    order = sorted(READERS, key=lambda key: key in _BUILT_IN)
+    fitting: list[str] = []
+
+    def accepts(folder: Path) -> bool:
+        fitting[:] = [key] if (key := next((k for k in order if READERS[k].recognizes(folder)), "")) else []
+        return bool(fitting)
+
+    start = find_start(check_folder(root), accepts)
+    if start is None:
+        raise ValueError(
+            f"{root} has no layout that is known: expected {READERS['folder'].expected}, {READERS['paired'].expected}, "
+            f"{READERS['volumes'].expected}, {READERS['dicom'].expected}, "
+            f"or a published data set ({', '.join(k for k in READERS if k not in _OWN)}); found {contents(root)}"
+        )
+    return fitting[0], start
+
+
+_OWN = ("folder", "paired", "prepared", "synthetic", "mni152", "volumes", "table", "dicom")

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
-from kanscan.data.readers.layout import child, find_home, pictures
+from kanscan.data.folders import child
+from kanscan.data.pictures.search import pictures
 from kanscan.data.readers.pairing import finish, pair_within
 
 _NAME = re.compile(r"(?:benign|malignant|normal) \(\d+\)", re.IGNORECASE)
@@ -27,7 +28,7 @@ class BUSI(DatasetReader):
     key = "busi"
     title = "BUSI (Breast Ultrasound Images)"
     modality = "ultrasound"
-    licence = "article CC BY 4.0, terms of the data not stated"
+    license = "article CC BY 4.0, terms of the data not stated"
     citation = "Al-Dhabyani et al., Dataset of breast ultrasound images, Data in Brief 28:104863, 2020"
     expected = "folders benign/ and malignant/ with files like 'benign (1).png' and 'benign (1)_mask.png'"
     layout = """
@@ -53,22 +54,21 @@ class BUSI(DatasetReader):
 
     def survey(self, root: Path) -> Survey:
         """List the lesion images, and the normal ones where asked for."""
-        home = find_home(BUSI, root)
         cases, problems, notes = [], [], []
         for kind in self.kinds:
-            folder = child(home, (kind,))
+            folder = child(root, (kind,))
             if folder is None:
-                notes.append(f"there is no folder {kind}/ in {home}")
+                notes.append(f"there is no folder {kind}/ in {root}")
                 continue
             pairs, found = pair_within(folder)
             problems += found
             cases += [Case(pair.name, (pair.image,), pair.labels) for pair in pairs]
         if not cases:
-            raise ValueError(f"{home} holds no {' or '.join(self.kinds)} images; expected {self.expected}")
+            raise ValueError(f"{root} holds no {' or '.join(self.kinds)} images; expected {self.expected}")
         several = sum(len(case.labels) > 1 for case in cases)
         if several:
             notes.append(f"{several} images have several mask files, which are united")
-        left_out = child(home, ("normal",))
+        left_out = child(root, ("normal",))
         if left_out and "normal" not in self.kinds:
             notes.append("normal/ is left out, as in the papers; take it with the reader option normal=true")
         return finish(cases, problems, notes)

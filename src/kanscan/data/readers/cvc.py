@@ -6,7 +6,8 @@ from bisect import bisect_left
 from pathlib import Path
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
-from kanscan.data.readers.layout import child, contents, find_home, pictures
+from kanscan.data.folders import child, contents
+from kanscan.data.pictures.search import pictures
 from kanscan.data.readers.pairing import case_id, finish, pair_folders
 
 #: Number of the last frame of each video sequence among the 612 frames.
@@ -43,7 +44,7 @@ class CVC(DatasetReader):
     key = "cvc"
     title = "CVC-ClinicDB"
     modality = "colonoscopy"
-    licence = "research use with citation"
+    license = "research use with citation"
     citation = "Bernal et al., WM-DOVA maps for accurate polyp highlighting in colonoscopy, CMIG 43:99-111, 2015"
     expected = "folders Original/ and 'Ground Truth'/ (below PNG/ or TIF/) with frames 1..612"
     layout = """
@@ -61,37 +62,36 @@ class CVC(DatasetReader):
     @classmethod
     def recognizes(cls, root: Path) -> bool:
         """See whether Original/ and Ground Truth/ are there, below PNG/ or TIF/ or at once."""
-        return bool(_homes(root))
+        return bool(_places(root))
 
     def survey(self, root: Path) -> Survey:
         """List the frames with their video sequence as group."""
-        root = find_home(CVC, root)
-        homes = _homes(root)
+        places = _places(root)
         if self.format != "auto":
-            homes = [home for home in homes if _format_of(home) in (self.format, None)]
-            if not homes:
+            places = [place for place in places if _format_of(place) in (self.format, None)]
+            if not places:
                 raise ValueError(f"{root} has no folder {self.format.upper()}/; found {contents(root)}")
-        home = max(homes, key=lambda h: len(pictures(_part(h, _IMAGES))))
-        pairs, problems = pair_folders(_part(home, _IMAGES), _part(home, _LABELS))
+        chosen = max(places, key=lambda place: len(pictures(_part(place, _IMAGES))))
+        pairs, problems = pair_folders(_part(chosen, _IMAGES), _part(chosen, _LABELS))
         cases = [Case(case_id(p.name), (p.image,), p.labels, group=sequence_of(p.name)) for p in pairs]
-        notes = [f"read from {home.name}/"] if home != root else []
-        strangers = sum(case.group is None for case in cases)
-        if strangers:
-            notes.append(f"{strangers} frames are not numbered 1..612, their video sequence is unknown")
+        notes = [f"read from {chosen.name}/"] if chosen != root else []
+        unnumbered = sum(case.group is None for case in cases)
+        if unnumbered:
+            notes.append(f"{unnumbered} frames are not numbered 1..612, their video sequence is unknown")
         return finish(cases, problems, notes)
 
 
-def _homes(root: Path) -> list[Path]:
+def _places(root: Path) -> list[Path]:
     places = [folder for folder in (child(root, (name,)) for name in _FORMATS) if folder] or [root]
     return [place for place in places if child(place, _IMAGES) and child(place, _LABELS)]
 
 
-def _format_of(home: Path) -> str | None:
+def _format_of(folder: Path) -> str | None:
     """Tell which format a folder's name promises, or None."""
-    return home.name.lower() if home.name.lower() in _FORMATS else None
+    return folder.name.lower() if folder.name.lower() in _FORMATS else None
 
 
-def _part(home: Path, names: tuple[str, ...]) -> Path:
-    folder = child(home, names)
+def _part(place: Path, names: tuple[str, ...]) -> Path:
+    folder = child(place, names)
     assert folder is not None
     return folder

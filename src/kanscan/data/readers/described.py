@@ -9,7 +9,6 @@ from typing import Any
 
 from kanscan.data.case import Case, DatasetReader, LabelMap
 from kanscan.data.readers.folder import compile_pattern
-from kanscan.data.readers.layout import find_home
 from kanscan.files import read_json
 from kanscan.metrics import IGNORED
 from kanscan.registry import unknown
@@ -82,22 +81,21 @@ class Described(DatasetReader):
     """What the two layouts with a `dataset.json` share."""
 
     modality = "any"
-    licence = "that of the data set"
+    license = "that of the data set"
     spatial_dims = 3
 
     def __init__(self, group_pattern: str | None = None) -> None:
         self.pattern = compile_pattern(group_pattern)
         self.label_map = LabelMap()
 
-    def inspect(self, root: Path) -> None:
+    def _describe(self, root: Path) -> None:
         """Take classes and channels from `dataset.json`."""
-        home = find_home(type(self), root)
-        content = dataset_json(home)
+        content = dataset_json(root)
         labels = content.get("labels")
         if not isinstance(labels, Mapping):
-            raise ValueError(f'{home / "dataset.json"} has no "labels"; expected {{"background": 0, name: 1, ...}}')
-        known = label_map_from_json(labels, str(home / "dataset.json"))
-        self.label_map = replace(known, codes=read_codes(content.get("codes", {}), known, str(home / "dataset.json")))
+            raise ValueError(f'{root / "dataset.json"} has no "labels"; expected {{"background": 0, name: 1, ...}}')
+        known = label_map_from_json(labels, str(root / "dataset.json"))
+        self.label_map = replace(known, codes=read_codes(content.get("codes", {}), known, str(root / "dataset.json")))
         channels = content.get("channel_names") or content.get("modality") or {"0": ""}
         self.channel_names = tuple(str(channels[key]) for key in sorted(channels, key=lambda k: int(k)))
         self.channels = len(self.channel_names)

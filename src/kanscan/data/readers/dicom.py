@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kanscan.data.case import DatasetReader, LabelMap, Survey
-from kanscan.data.readers.layout import contents
+from kanscan.data.folders import contents
 from kanscan.data.readers.pairing import finish
 from kanscan.data.volumes.search import dicom_cases, holds_dicom
 
@@ -19,7 +19,7 @@ class Dicom(DatasetReader):
     key = "dicom"
     title = "DICOM series"
     modality = "any"
-    licence = "yours"
+    license = "yours"
     expected = "folders of DICOM slices"
     layout = """
         STUDY/

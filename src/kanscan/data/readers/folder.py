@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
+from kanscan.data.folders import folders
 from kanscan.data.pictures.files import read_image
 from kanscan.data.pictures.label_values import infer_label_map, label_map_from_option, read_label_values
+from kanscan.data.pictures.search import pictures
 from kanscan.data.readers.cvc import SEQUENCE_ENDS, sequence_of
-from kanscan.data.readers.layout import find_home, find_parts, folders, pictures
-from kanscan.data.readers.pairing import Pair, case_id, finish, pair_folders, pair_within
+from kanscan.data.readers.layout import find_parts
+from kanscan.data.readers.pairing import Pair, PairingProblem, case_id, finish, pair_folders, pair_within
 
 Part = tuple[str | None, Path, Path | None]
 
@@ -32,7 +34,7 @@ class Folder(DatasetReader):
 
     key = "folder"
     title = "Folder of images and folder of masks"
-    licence = "yours"
+    license = "yours"
     expected = "images/ and masks/ (or imgs, labels, gt, annotations ...), alone or below train/, val/ and test/"
     layout = """
         FOLDER/
@@ -58,9 +60,9 @@ class Folder(DatasetReader):
     def survey(self, root: Path) -> Survey:
         """List the pairs; a subset without masks is named and left out."""
         rows: list[tuple[str | None, Pair]] = []
-        problems: list[str] = []
+        problems: list[PairingProblem] = []
         notes: list[str] = []
-        for subset, images, labels in find_parts(find_home(Folder, root)):
+        for subset, images, labels in find_parts(root):
             if labels is None:
                 notes.append(f"{images} has no folder of masks and is left out")
                 continue
@@ -70,9 +72,9 @@ class Folder(DatasetReader):
         cases = subset_cases(rows, self.pattern)
         return finish(cases, problems, [*notes, *group_notes(cases, self.pattern)])
 
-    def inspect(self, root: Path) -> None:
+    def inspect(self, survey: Survey) -> None:
         """Look into the mask files for their values, and into an image for its channels."""
-        self.label_map, self.channels = look(self.survey(root).cases, self.labels, self.channels, self._open)
+        self.label_map, self.channels = look(survey.cases, self.labels, self.channels, self._open)
 
 
 class Prepared(DatasetReader):
@@ -89,7 +91,7 @@ class Prepared(DatasetReader):
 
     key = "prepared"
     title = "images/ with masks/0, masks/1 ... (a folder a class)"
-    licence = "yours"
+    license = "yours"
     citation = "Layout of the code released with U-NeXt and U-KAN"
     expected = "images/ and masks/0/ (and masks/1/ ... for more classes) with equal file names"
     layout = """
@@ -114,9 +116,8 @@ class Prepared(DatasetReader):
 
     def survey(self, root: Path) -> Survey:
         """List the cases; a mask file missing in one class is named and will not be read over."""
-        root = find_home(Prepared, root)
         rows: list[tuple[str | None, Pair]] = []
-        problems: list[str] = []
+        problems: list[PairingProblem] = []
         counts = set()
         for subset, images, labels in find_parts(root):
             if labels is None:
@@ -132,10 +133,6 @@ class Prepared(DatasetReader):
         merge = "classes" if self.label_map.num_classes > 2 else "union"
         cases = _with_sequences(subset_cases(rows, self.pattern, merge), root)
         return finish(cases, problems, group_notes(cases, self.pattern))
-
-    def inspect(self, root: Path) -> None:
-        """Count the class folders."""
-        self.survey(root)
 
     def _name_classes(self, root: Path, count: int) -> None:
         if self.names and len(self.names) != count:
@@ -155,7 +152,7 @@ class Paired(DatasetReader):
 
     key = "paired"
     title = "Images and masks together in one folder"
-    licence = "yours"
+    license = "yours"
     expected = "pairs like a.png + a_mask.png, or a.bmp + a.png, in one folder"
     layout = """
         FOLDER/
@@ -179,14 +176,13 @@ class Paired(DatasetReader):
 
     def survey(self, root: Path) -> Survey:
         """List the pairs in the folder and below it."""
-        root = find_home(Paired, root)
         pairs, problems = pair_within(root)
         cases = subset_cases([(None, pair) for pair in pairs], self.pattern)
         return finish(cases, problems, group_notes(cases, self.pattern))
 
-    def inspect(self, root: Path) -> None:
+    def inspect(self, survey: Survey) -> None:
         """Look into the mask files for their values, and into an image for its channels."""
-        self.label_map, self.channels = look(self.survey(root).cases, self.labels, self.channels, self._open)
+        self.label_map, self.channels = look(survey.cases, self.labels, self.channels, self._open)
 
 
 def _settings(labels: Any, channels: int | None) -> tuple[LabelMap, int, bool]:
@@ -260,13 +256,13 @@ def _class_folders(labels: Path) -> list[Path]:
     return [numbered[k] for k in range(len(numbered))] if sorted(numbered) == [*range(len(numbered))] else []
 
 
-def _pair_classes(images: Path, classes: Sequence[Path]) -> tuple[list[Pair], list[str]]:
-    problems: list[str] = []
+def _pair_classes(images: Path, classes: Sequence[Path]) -> tuple[list[Pair], list[PairingProblem]]:
+    problems: list[PairingProblem] = []
     labels: dict[str, list[Path]] = {}
     pairs: list[Pair] = []
     for folder in classes:
         pairs, found = pair_folders(images, folder)
-        problems += [sentence for sentence in found if sentence not in problems]
+        problems += [problem for problem in found if problem not in problems]
         for pair in pairs:
             # The position is the class: a missing file keeps its place, and reading it says that it is missing.
             labels.setdefault(pair.name, []).append(pair.labels[0] if pair.labels else folder / f"{pair.name}.png")

@@ -12,7 +12,6 @@ from kanscan.data.made.mni152 import MADE_BY as MNI152_MADE_BY
 from kanscan.data.made.mni152 import VALUES as MNI152_VALUES
 from kanscan.data.made.synthetic import MADE_BY as SYNTHETIC_MADE_BY
 from kanscan.data.made.synthetic import VALUES as SYNTHETIC_VALUES
-from kanscan.data.readers.layout import find_home
 from kanscan.data.readers.pairing import finish
 from kanscan.files import read_json
 
@@ -28,7 +27,7 @@ class Synthetic(DatasetReader):
     key = "synthetic"
     title = "Synthetic ultrasound (drawn by kanscan)"
     modality = "ultrasound (synthetic)"
-    licence = "free"
+    license = "free"
     expected = "images/, masks/ and a manifest.json written by kanscan"
     layout = _LAYOUT
     channels = 1
@@ -43,7 +42,7 @@ class Synthetic(DatasetReader):
 
     def survey(self, root: Path) -> Survey:
         """List the pictures named in the manifest."""
-        return _survey(find_home(Synthetic, root))
+        return _survey(root)
 
 
 class MNI152(DatasetReader):
@@ -52,7 +51,7 @@ class MNI152(DatasetReader):
     key = "mni152"
     title = "MNI152 template slices (written by kanscan)"
     modality = "MRI T1 (average of 152 brains)"
-    licence = "ICBM 152: free with its copyright notice"
+    license = "ICBM 152: free with its copyright notice"
     citation = "Fonov et al., Unbiased average age-appropriate atlases for pediatric studies, NeuroImage 54:313, 2011"
     expected = "images/, masks/ and a manifest.json written by kanscan"
     layout = _LAYOUT
@@ -68,7 +67,7 @@ class MNI152(DatasetReader):
 
     def survey(self, root: Path) -> Survey:
         """List the slices named in the manifest."""
-        return _survey(find_home(MNI152, root))
+        return _survey(root)
 
 
 def _indices(values: dict[str, int]) -> dict[int, int]:

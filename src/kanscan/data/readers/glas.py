@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
-from kanscan.data.readers.layout import find_home, find_parts, pictures, squeeze
-from kanscan.data.readers.pairing import Pair, case_id, finish, pair_folders, pair_within
+from kanscan.data.folders import squeeze
+from kanscan.data.pictures.search import pictures
+from kanscan.data.readers.layout import find_parts
+from kanscan.data.readers.pairing import Pair, PairingProblem, case_id, finish, pair_folders, pair_within
 
 _OFFICIAL = re.compile(r"(train|testA|testB)_\d+(_anno)?\.(bmp|png|tiff?)$", re.IGNORECASE)
 _SETS = ("train", "testA", "testB")
@@ -27,7 +29,7 @@ class GlaS(DatasetReader):
     key = "glas"
     title = "GlaS (Gland Segmentation in Colon Histology)"
     modality = "histology"
-    licence = "research only, non-commercial"
+    license = "research only, non-commercial"
     citation = "Sirinukunwattana et al., Gland segmentation in colon histology images, MedIA 35:489-502, 2017"
     expected = "files train_1.bmp and train_1_anno.bmp, or Train_Folder/ and Test_Folder/ with img/ and labelcol/"
     layout = """
@@ -54,11 +56,11 @@ class GlaS(DatasetReader):
 
     def survey(self, root: Path) -> Survey:
         """List the images with their subset."""
-        root = find_home(GlaS, root)
         parts = find_parts(root)
         if parts:
             return self._from_folders(parts)
-        pairs, problems = pair_within(root)
+        pairs, found = pair_within(root)
+        problems: list[str | PairingProblem] = list(found)
         patients = _patients(root)
         cases = [self._official(pair, patients) for pair in pairs if _kind(pair.name) in self.sets]
         others = [pair.name for pair in pairs if not _kind(pair.name)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
-from kanscan.data.readers.layout import child, find_home
+from kanscan.data.folders import child
 from kanscan.data.readers.pairing import case_id, finish, pair_folders
 
 _VOLUMES = ("train-volume", "train-labels")
@@ -25,7 +25,7 @@ class ISBI2012(DatasetReader):
     key = "isbi2012"
     title = "ISBI 2012 membranes (EM stack)"
     modality = "electron microscopy"
-    licence = "research, with citation"
+    license = "research, with citation"
     citation = (
         "Arganda-Carreras et al., Crowdsourcing the creation of image segmentation algorithms for connectomics, "
         "Frontiers in Neuroanatomy 9:142, 2015"
@@ -56,7 +56,6 @@ class ISBI2012(DatasetReader):
 
     def survey(self, root: Path) -> Survey:
         """List the slices."""
-        root = find_home(ISBI2012, root)
         stacks = [_stack(root, name) for name in _VOLUMES]
         notes = [f"slices lie in one block of tissue: groups are slabs of {self.slab} neighboring slices"]
         if all(stacks):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
-from kanscan.data.readers.layout import contents, find_home, folders
-from kanscan.data.readers.pairing import case_id, finish, pair_folders
+from kanscan.data.folders import contents, folders
+from kanscan.data.readers.pairing import PairingProblem, case_id, finish, pair_folders
 
 _SUBSET = re.compile(r"training|validation|test", re.IGNORECASE)
 _OTHER_TASK = re.compile(r"part[23]|task[23]_", re.IGNORECASE)
@@ -34,7 +34,7 @@ class ISIC(DatasetReader):
     key = "isic"
     title = "ISIC 2016/2017/2018 lesion segmentation"
     modality = "dermoscopy"
-    licence = "CC-0 (2016, 2017), CC BY-NC 4.0 (2018)"
+    license = "CC-0 (2016, 2017), CC BY-NC 4.0 (2018)"
     citation = "Codella et al., Skin lesion analysis toward melanoma detection, ISBI 2018 and arXiv:1902.03368"
     expected = "folders like ISIC-2017_Training_Data/ and ISIC-2017_Training_Part1_GroundTruth/"
     layout = """
@@ -62,14 +62,13 @@ class ISIC(DatasetReader):
 
     def survey(self, root: Path) -> Survey:
         """List the images of each subset; a subset without masks is named and left out."""
-        root = find_home(ISIC, root)
         found = {role: folder for folder in folders(root) if (role := _role(folder))}
         years = sorted({role.year for role in found})
         year = self.year or years[0]
         if (self.year is None and len(years) > 1) or year not in years:
             raise ValueError(f"{root} holds ISIC {' and '.join(map(str, years))}; choose with the reader option year")
         cases: list[Case] = []
-        problems: list[str] = []
+        problems: list[PairingProblem] = []
         notes: list[str] = []
         for subset in ("train", "validation", "test"):
             images, labels = (found.get(_Role(year, subset, is_label)) for is_label in (False, True))

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
-from kanscan.data.readers.layout import child, find_home, pictures
+from kanscan.data.folders import child
+from kanscan.data.pictures.search import pictures
 from kanscan.data.readers.pairing import case_id, finish, pair_folders
 
 #: File names are 25 characters that a collision-resistant id generator made.
@@ -19,7 +20,7 @@ class Kvasir(DatasetReader):
     key = "kvasir"
     title = "Kvasir-SEG"
     modality = "colonoscopy"
-    licence = "research and education, with citation"
+    license = "research and education, with citation"
     citation = "Jha et al., Kvasir-SEG: A segmented polyp dataset, MMM 2020, LNCS 11962:451-462"
     expected = "folders images/ and masks/ with JPEG files like cju0qkwl35piu0993l0dewei2.jpg"
     layout = """
@@ -39,6 +40,5 @@ class Kvasir(DatasetReader):
 
     def survey(self, root: Path) -> Survey:
         """List the pairs."""
-        root = find_home(Kvasir, root)
         pairs, problems = pair_folders(root / "images", root / "masks")
         return finish([Case(case_id(p.name), (p.image,), p.labels) for p in pairs], problems)

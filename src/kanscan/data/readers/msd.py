@@ -7,7 +7,6 @@ from pathlib import Path
 
 from kanscan.data.case import Survey
 from kanscan.data.readers.described import Described, dataset_json
-from kanscan.data.readers.layout import find_home
 from kanscan.data.readers.pairing import finish
 from kanscan.data.volumes.formats import volume_files, volume_name
 
@@ -38,7 +37,7 @@ class MSD(Described):
 
     def survey(self, root: Path) -> Survey:
         """List the cases as dataset.json does; files that are not there are named."""
-        root = find_home(MSD, root)
+        self._describe(root)
         content = dataset_json(root)
         cases, problems = [], []
         for entry in content["training"]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from kanscan.data.case import Case, Survey
 from kanscan.data.readers.described import Described, dataset_json
-from kanscan.data.readers.layout import find_home
 from kanscan.data.readers.pairing import finish
 from kanscan.data.volumes.formats import volume_files, volume_name
 from kanscan.data.volumes.search import CHANNEL
@@ -42,7 +41,7 @@ class NNUNet(Described):
 
     def survey(self, root: Path) -> Survey:
         """List the cases of both parts; a case that lacks a channel or a label is named."""
-        root = find_home(NNUNet, root)
+        self._describe(root)
         cases: list[Case] = []
         problems: list[str] = []
         for images, labels, subset in (("imagesTr", "labelsTr", None), ("imagesTs", "labelsTs", "test")):

@@ -6,10 +6,11 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from kanscan.data.case import Case, Survey
-from kanscan.data.readers.layout import pictures, pictures_below
+from kanscan.data.pictures.search import pictures, pictures_below
 
 _LABEL_WORD = r"(?:masks?|segmentations?|seg|labels?|gt|ground[ _-]?truth|anno(?:tation)?s?|lesion|manual)"
 _IMAGE_WORD = r"(?:images?|imgs?|im|orig(?:inal)?|input|raw)"
@@ -17,6 +18,36 @@ _LABEL_AFFIX = re.compile(rf"[ _.-]+{_LABEL_WORD}(?:[ _.-]?\d+)?$|(?:^|(?<=/)){_
 _IMAGE_AFFIX = re.compile(rf"[ _.-]+{_IMAGE_WORD}$|(?:^|(?<=/)){_IMAGE_WORD}[ _.-]+|_0000$", re.IGNORECASE)
 #: Of two files with one stem the later ending is the mask: lossy and camera formats hold pictures.
 _IMAGE_FIRST = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".npy", ".pgm", ".png", ".gif")
+
+
+class Mismatch(Enum):
+    """Why a file has no place in a pair."""
+
+    NO_MASK = "has no mask"
+    NO_IMAGE = "has no image of its name"
+    NAME_TAKEN = "has the name of another image"
+
+
+@dataclass(frozen=True)
+class PairingProblem:
+    """A file that has no place in a pair; as text, the sentence about it.
+
+    Attributes:
+        kind: Why.
+        path: The file.
+        where: In words: where its partner was looked for, or which file has its name.
+    """
+
+    kind: Mismatch
+    path: Path
+    where: str
+
+    def __str__(self) -> str:
+        if self.kind is Mismatch.NO_IMAGE:
+            return f"mask {self.path} has no image of that name {self.where}"
+        if self.kind is Mismatch.NO_MASK:
+            return f"image {self.path} has no mask {self.where}"
+        return f"image {self.path} has the name of {self.where}, which is used; rename or remove one"
 
 
 @dataclass(frozen=True)
@@ -30,7 +61,7 @@ class Pair:
 
 def pair_folders(
     images: Path, labels: Path, *, skip: Callable[[str], bool] = lambda name: False
-) -> tuple[list[Pair], list[str]]:
+) -> tuple[list[Pair], list[PairingProblem]]:
     """Pair the pictures of two folders by name.
 
     A mask has the name of its image, or that name with a word such as `_mask`, `_mask_1`, `_segmentation` or `label_`
@@ -42,7 +73,7 @@ def pair_folders(
         skip: Names (without ending) of files in the image folder that are no images.
 
     Returns:
-        Pairs sorted by name, images without a mask among them, and a sentence for each file without a partner.
+        Pairs sorted by name, images without a mask among them, and a problem for each file without a partner.
 
     Raises:
         ValueError: There are no pictures, or not one pair.
@@ -61,17 +92,18 @@ def pair_folders(
         if match:
             found_labels.setdefault(match, []).append(path)
         else:
-            problems.append(f"mask {path} has no image of that name in {images}")
+            problems.append(PairingProblem(Mismatch.NO_IMAGE, path, f"in {images}"))
     if not found_labels:
         raise ValueError(
             f"no picture in {images} has a mask of its name in {labels}: the first image is "
             f"{next(iter(named.values())).name!r}, the first mask {masks[0].name!r}"
         )
-    problems += [f"image {named[name]} has no mask in {labels}" for name in named if name not in found_labels]
+    unmasked = [path for name, path in named.items() if name not in found_labels]
+    problems += [PairingProblem(Mismatch.NO_MASK, path, f"in {labels}") for path in unmasked]
     return [Pair(name, path, tuple(found_labels.get(name, ()))) for name, path in named.items()], problems
 
 
-def pair_within(folder: Path, *, deep: bool = True) -> tuple[list[Pair], list[str]]:
+def pair_within(folder: Path, *, deep: bool = True) -> tuple[list[Pair], list[PairingProblem]]:
     """Pair pictures that lie together: `a.png a_mask.png`, or `a.bmp a.png`, where PNG is the mask.
 
     Args:
@@ -79,7 +111,7 @@ def pair_within(folder: Path, *, deep: bool = True) -> tuple[list[Pair], list[st
         deep: Look into the folders inside it too.
 
     Returns:
-        Pairs sorted by name, images without a mask among them, and a sentence for each file without a partner.
+        Pairs sorted by name, images without a mask among them, and a problem for each file without a partner.
     """
     by_name: dict[str, list[Path]] = {}
     for path in pictures_below(folder) if deep else pictures(folder):
@@ -98,8 +130,8 @@ def pair_within(folder: Path, *, deep: bool = True) -> tuple[list[Pair], list[st
         else:
             orphans[name] = paths
     pairs = [Pair(n, by_name[n][0], tuple(labels.get(n, ()))) for n in by_name if _LABEL_AFFIX.sub("", n) == n]
-    problems = [f"mask {path} has no image of that name beside it" for paths in orphans.values() for path in paths]
-    problems += [f"image {pair.image} has no mask beside it" for pair in pairs if not pair.labels]
+    problems = [PairingProblem(Mismatch.NO_IMAGE, path, "beside it") for paths in orphans.values() for path in paths]
+    problems += [PairingProblem(Mismatch.NO_MASK, pair.image, "beside it") for pair in pairs if not pair.labels]
     return pairs, problems
 
 
@@ -111,15 +143,15 @@ def _in(named: dict[str, Path], name: str) -> str:
     return name if name in named else ""
 
 
-def _by_name(folder: Path, skip: Callable[[str], bool]) -> tuple[dict[str, Path], list[str]]:
+def _by_name(folder: Path, skip: Callable[[str], bool]) -> tuple[dict[str, Path], list[PairingProblem]]:
     named: dict[str, Path] = {}
-    problems = []
+    problems: list[PairingProblem] = []
     for path in pictures_below(folder):
         name = _name(path, folder)
         if skip(name):
             continue
         if name in named:
-            problems.append(f"image {path} has the name of {named[name].name}, which is used; rename or remove one")
+            problems.append(PairingProblem(Mismatch.NAME_TAKEN, path, named[name].name))
         else:
             named[name] = path
     return named, problems
@@ -130,7 +162,7 @@ def case_id(name: str) -> str:
     return name.replace("/", "_")
 
 
-def finish(cases: Iterable[Case], problems: Sequence[str] = (), notes: Sequence[str] = ()) -> Survey:
+def finish(cases: Iterable[Case], problems: Sequence[str | PairingProblem] = (), notes: Sequence[str] = ()) -> Survey:
     """Sort cases by id and see that no two have the same.
 
     Raises:
@@ -140,4 +172,4 @@ def finish(cases: Iterable[Case], problems: Sequence[str] = (), notes: Sequence[
     for one, other in itertools.pairwise(ordered):
         if one.id == other.id:
             raise ValueError(f"two cases would be called {one.id!r}: {one.images[0]} and {other.images[0]}; rename one")
-    return Survey(tuple(ordered), tuple(problems), tuple(notes))
+    return Survey(tuple(ordered), tuple(map(str, problems)), tuple(notes))

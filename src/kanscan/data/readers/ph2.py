@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
-from kanscan.data.readers.layout import find_home, folders, pictures
+from kanscan.data.folders import folders
+from kanscan.data.pictures.search import pictures
 from kanscan.data.readers.pairing import finish
 
 _NAME = re.compile(r"IMD\d+$", re.IGNORECASE)
@@ -21,7 +22,7 @@ class PH2(DatasetReader):
     key = "ph2"
     title = "PH2"
     modality = "dermoscopy"
-    licence = "research and benchmarking"
+    license = "research and benchmarking"
     citation = "Mendonca et al., PH2: A dermoscopic image database for research and benchmarking, EMBC 2013:5437-5440"
     expected = "folders IMD002/IMD002_Dermoscopic_Image/ and IMD002/IMD002_lesion/"
     layout = """
@@ -41,7 +42,6 @@ class PH2(DatasetReader):
 
     def survey(self, root: Path) -> Survey:
         """List the lesions."""
-        root = find_home(PH2, root)
         cases, problems = [], []
         for folder in folders(root):
             if not _NAME.match(folder.name):

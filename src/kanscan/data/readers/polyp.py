@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
-from kanscan.data.readers.layout import IMAGE_FOLDERS, LABEL_FOLDERS, child, find_home, folders, subset_of
+from kanscan.data.folders import IMAGE_FOLDERS, LABEL_FOLDERS, child, folders, subset_of
 from kanscan.data.readers.pairing import case_id, finish, pair_folders
 from kanscan.registry import unknown
 
@@ -20,7 +20,7 @@ class Polyp(DatasetReader):
     key = "polyp"
     title = "Polyp benchmark (one training set, several test sets)"
     modality = "colonoscopy"
-    licence = "that of each data set"
+    license = "that of each data set"
     citation = "Fan et al., PraNet: Parallel reverse attention network for polyp segmentation, MICCAI 2020"
     expected = "train/images/, train/masks/ and val/NAME/images/, val/NAME/masks/ for each test set"
     layout = """
@@ -41,7 +41,6 @@ class Polyp(DatasetReader):
 
     def survey(self, root: Path) -> Survey:
         """List training cases and the held-out ones; the data set's name begins their ids."""
-        root = find_home(Polyp, root)
         found = _sets(root)
         names = sorted({name for _, name in found if name})
         for name in self.datasets:

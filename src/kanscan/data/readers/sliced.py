@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
+from kanscan.data.folders import folders, squeeze
 from kanscan.data.pictures.array_files import ARRAY_SUFFIXES, is_array_file
-from kanscan.data.readers.layout import find_home, folders, squeeze
 from kanscan.data.readers.pairing import finish
 
 #: What stands in the notes: nothing in the files says how large a voxel is.
@@ -78,7 +78,7 @@ class Synapse(_Sliced):
     key = "synapse"
     title = "Synapse multi-organ CT (prepared slices)"
     modality = "CT"
-    licence = "registration with Synapse"
+    license = "registration with Synapse"
     citation = "Landman et al., MICCAI 2015 challenge; prepared as in Chen et al., TransUNet, arXiv 2102.04306"
     expected = "train_npz/case0005_slice000.npz ... and test_vol_h5/case0001.npy.h5 ..."
     layout = """
@@ -97,7 +97,6 @@ class Synapse(_Sliced):
 
     def survey(self, root: Path) -> Survey:
         """Put the slices together to volumes; where lists are there, only what they name is taken."""
-        root = find_home(Synapse, root)
         slices = [p for folder in _named(root, "trainnpz") for p in array_files(folder)]
         volumes = [p for folder in _named(root, "testvolh5") for p in array_files(folder)]
         problems = []
@@ -128,7 +127,7 @@ class ACDC(_Sliced):
     key = "acdc"
     title = "ACDC cardiac MR (prepared HDF5)"
     modality = "MR"
-    licence = "research, with citation"
+    license = "research, with citation"
     citation = "Bernard et al., IEEE Transactions on Medical Imaging 37(11), 2018"
     expected = "patient001_frame01_slice_1.h5 ... or patient001_frame01.h5 ... in the folder or in the folders below"
     layout = """
@@ -151,7 +150,6 @@ class ACDC(_Sliced):
 
     def survey(self, root: Path) -> Survey:
         """List the volumes, whole where they are there and put together from slices elsewhere."""
-        root = find_home(ACDC, root)
         files = [path for place in _acdc_folders(root) for path in array_files(place)]
         slices = [path for path in files if "_slice" in path.name]
         volumes = [path for path in files if "_slice" not in path.name]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
-from kanscan.data.pictures.files import is_image_file
+from kanscan.data.pictures.search import is_image_file
 from kanscan.data.readers.described import label_map_from_json
 from kanscan.data.readers.folder import look
 from kanscan.data.readers.pairing import finish
@@ -33,7 +33,7 @@ class Table(DatasetReader):
 
     key = "table"
     title = "List of images and masks (CSV)"
-    licence = "yours"
+    license = "yours"
     expected = "a CSV file with the columns image and mask (and group, split)"
     layout = """
         FOLDER/
@@ -84,12 +84,12 @@ class Table(DatasetReader):
             )
         return finish(cases, problems)
 
-    def inspect(self, root: Path) -> None:
+    def inspect(self, survey: Survey) -> None:
         """Tell pictures from volumes, and look into the label files for their values."""
-        cases = self.survey(root).cases
+        cases = survey.cases
         kinds = {case.is_volume for case in cases}
         if len(kinds) > 1:
-            raise ValueError(f"{self._path(root)} lists pictures and volumes; keep them in two lists")
+            raise ValueError(f"the table with {cases[0].images[0]} lists pictures and volumes; keep them in two lists")
         if kinds != {True}:
             self.spatial_dims = 2
             self.label_map, self.channels = look(cases, self.labels, self.channels, True)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
+from kanscan.data.folders import IMAGE_FOLDERS, LABEL_FOLDERS, child
 from kanscan.data.readers.described import label_map_from_json
 from kanscan.data.readers.folder import compile_pattern
-from kanscan.data.readers.layout import IMAGE_FOLDERS, LABEL_FOLDERS, child, find_home
 from kanscan.data.readers.pairing import finish
 from kanscan.data.volumes.formats import volume_files, volume_name
 from kanscan.data.volumes.search import named_labels
@@ -29,7 +29,7 @@ class Volumes(DatasetReader):
 
     key = "volumes"
     title = "Folder of volumes and folder of label maps"
-    licence = "yours"
+    license = "yours"
     expected = "images/ and labels/ with NIfTI, MHA or NRRD files of equal names"
     layout = """
         FOLDER/
@@ -55,7 +55,6 @@ class Volumes(DatasetReader):
 
     def survey(self, root: Path) -> Survey:
         """List the volumes with the label maps of their names."""
-        root = find_home(Volumes, root)
         problems: list[str] = []
         rows: list[tuple[str, tuple[Path, ...], Path | None]]
         parts = _volume_parts(root)
@@ -81,11 +80,11 @@ class Volumes(DatasetReader):
             cases.append(Case(name, images, (label,) if label else (), group=group, is_volume=True))
         return finish(cases, problems)
 
-    def inspect(self, root: Path) -> None:
+    def inspect(self, survey: Survey) -> None:
         """Look into the label maps for their values, and into an image for its channels."""
         from kanscan.data.volumes.formats import read_case_volume
 
-        cases = self.survey(root).cases
+        cases = survey.cases
         if self.labels == "auto":
             self.label_map = infer_volume_labels(path for case in cases for path in case.labels)
         for case in cases[:3]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kanscan.data.case import Case, LabelMap, Series
-from kanscan.data.lazy import nibabel_module
+from kanscan.data.optional_imports import nibabel_module
 from kanscan.data.pictures.array_files import ARRAY_SUFFIXES, in_file_axes, read_array, stack_slices
 from kanscan.data.readable import readable
 from kanscan.data.volume import Volume, check_grid
@@ -282,7 +282,7 @@ def read_label_volume(case: Case, label_map: LabelMap) -> Volume:
     Raises:
         ValueError: There is no label file, or a value is outside the map.
     """
-    from kanscan.data.pictures.files import merge_labels
+    from kanscan.data.pictures.labels import merge_labels
 
     if not case.labels:
         raise ValueError(f"case {case.id!r} has no label file, only the image {case.images[0]}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kanscan.data.lazy import nibabel_module
+from kanscan.data.optional_imports import nibabel_module
 from kanscan.data.volume import Volume
 from kanscan.metrics import IGNORED
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from kanscan.data import Case
-from kanscan.data.pictures.files import read_image, read_pair
+from kanscan.data.pictures.files import read_image
+from kanscan.data.pictures.labels import read_pair
 from kanscan.data.splits import Split
 from kanscan.data.volume import Volume
 from kanscan.data.volumes.cache import CachedCase
