@@ -18,6 +18,8 @@ from pydantic import BaseModel
 
 from kanscan.cli import application
 from kanscan.commands.show import Listing, show
+from kanscan.config.keys import described_keys
+from kanscan.config.parts import FAMILIES
 from kanscan.config.recipe import Recipe
 from kanscan.data import READERS
 from kanscan.files import write_text
@@ -129,7 +131,16 @@ def models_page() -> str:
 
 
 def field_comments(part: type[BaseModel]) -> dict[str, str]:
-    """Read the `#:` comments above the fields of a recipe's part."""
+    """Read the `#:` comments above the fields of a recipe's part and of the classes it comes from."""
+    comments: dict[str, str] = {}
+    for cls in reversed(part.__mro__):
+        if issubclass(cls, BaseModel) and cls.__module__.startswith("kanscan.config"):
+            comments |= own_comments(cls)
+    return comments
+
+
+def own_comments(part: type[BaseModel]) -> dict[str, str]:
+    """Read the `#:` comments in the body of a class."""
     comments: dict[str, str] = {}
     waiting: list[str] = []
     for line in inspect.getsource(part).splitlines():
@@ -137,41 +148,41 @@ def field_comments(part: type[BaseModel]) -> dict[str, str]:
         name = re.match(r"(\w+): ", text)
         if text.startswith("#:"):
             waiting.append(text.removeprefix("#:").strip())
-        elif name and name[1] in part.model_fields:
+            continue
+        if name and name[1] in part.model_fields and waiting:
             comments[name[1]] = " ".join(waiting)
-            waiting = []
-        else:
-            waiting = []
+        waiting = []
     return comments
 
 
 def recipe_keys_page() -> str:
     """Draw every key of a recipe with its type, default and meaning."""
-    top, parts = [], []
-    comments = field_comments(Recipe)
-    for name, info in Recipe.model_fields.items():
-        kind = info.annotation
-        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
-            top.append((f"`{name}`", f"`{type_name(kind)}`", f"`{info.default!r}`", comments.get(name, "")))
-            continue
-        inner = field_comments(kind)
-        rows = [
-            (f"`{name}.{key}`", f"`{type_name(f.annotation)}`", f"`{default(f)!r}`", inner.get(key, ""))
-            for key, f in kind.model_fields.items()
-        ]
-        columns = ("key", "type", "default", "meaning")
-        parts.append(f"## {name}\n\n{inspect.getdoc(kind)}\n\n{table(columns, rows)}")
+    groups: dict[str, list[tuple[str, ...]]] = {}
+    for key in described_keys():
+        group, _, option = key.name.rpartition(".")
+        meaning = field_comments(key.owner).get(option, "")
+        only = ", ".join(f"`{name}`" for name in key.only_with.split(", ") if name)
+        row = (f"`{key.name}`", f"`{type_name(key.kind)}`", f"`{key.default!r}`", meaning, only)
+        groups.setdefault(group, []).append(row)
+    parts = []
+    for group, rows in groups.items():
+        family = FAMILIES.get(group)
+        if family is None:
+            words = inspect.getdoc(Recipe.model_fields[group].annotation) if group else ""
+            drawn = table(("key", "type", "default", "meaning"), [row[:4] for row in rows])
+        else:
+            chosen = table(
+                ("setting", "means"), [(f"`{group}.{t}={v}`", inspect.getdoc(c)) for t, v, c in family.classes()]
+            )
+            words = f"{inspect.getdoc(family.base)}\n\n{chosen}"
+            drawn = table(("key", "type", "default", "meaning", "only with"), rows)
+        parts.append(f"## {group}\n\n{words}\n\n{drawn}" if group else drawn)
     intro = (
-        "A recipe is one YAML file. Keys that it leaves out have these defaults; unknown keys are refused. On the "
-        "command line every key is set as `key=value`, for example "
+        "A recipe is one YAML file. Keys that it leaves out have these defaults; unknown keys are refused, and so are "
+        "keys without an effect. On the command line every key is set as `key=value`, for example "
         "`kanscan train ukan-busi data.root=BUSI optim.lr=3e-4`."
     )
-    return page("Recipe keys", intro, table(("key", "type", "default", "meaning"), top), *parts)
-
-
-def default(info: Any) -> Any:
-    """Return a field's default value."""
-    return info.get_default(call_default_factory=True)
+    return page("Recipe keys", intro, *parts)
 
 
 def type_name(kind: Any) -> str:

@@ -31,7 +31,7 @@ BATCH_SIZE = 8
 
 def small_split(root: Path, path: Path, num_train: int) -> Split:
     """Keep only `num_train` of the training cases, spread over all groups; validation and test stay whole."""
-    split = make_split(open_source(root).cases, kind="group", seed=2981)
+    split = make_split(open_source(root).cases, seed=2981)
     count = min(num_train, len(split.train))
     split = replace(split, train=tuple(split.train[i * len(split.train) // count] for i in range(count)))
     split.save(path)

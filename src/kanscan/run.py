@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from kanscan.config.parts import TimedSchedule
 from kanscan.config.recipe import Recipe, differences, load_recipe, with_root
 from kanscan.files import read_json, write_json, write_text
 
@@ -168,7 +169,7 @@ class Run:
         if recipe.data.root is None:
             recipe = with_root(recipe, mine.data.root)
         # More epochs are fine where the learning rate does not depend on their number.
-        longer = recipe.optim.schedule == "constant" or recipe.optim.schedule_epochs is not None
+        longer = not isinstance(recipe.optim, TimedSchedule) or recipe.optim.schedule_epochs is not None
         for key, (before, now) in differences(mine, recipe).items():
             if key not in FREE_KEYS and not (key == "trainer.epochs" and longer):
                 raise ValueError(

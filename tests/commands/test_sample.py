@@ -277,7 +277,7 @@ def test_a_folder_with_other_pictures_is_left_alone(pairs, pictures):
         (["data.image_size=null"], "need a size"),
         (["data.image_size=[17,16]"], r"multiples of 4 x 4; the next legal size is \[20, 16\]"),
         (["loss.dice_weight=2"], r"see diffusion\.loss"),
-        (["diffusion.schedule=cosine"], "betas of its own"),
+        (["diffusion.schedule=cosine"], "option of diffusion.schedule=linear"),
         (["data.crop_place=random"], "set data.crop"),
         (["model.options.num_steps=9"], r"num_steps=9, but 12 follows.*change diffusion\.num_steps"),
         (["model.options.in_channels=4"], r"in_channels=4, but 1 follows"),

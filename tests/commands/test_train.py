@@ -258,7 +258,7 @@ def test_a_broken_folder_is_one_sentence_and_leaves_nothing(tmp_path, kind, word
         (["data.augmentation=flip"], "unknown augmentation 'flip'"),
         (["data.normalization=z"], "unknown normalization 'z'"),
         (["data.image_size=[40,50]"], r"multiples of 32 x 32; the next legal size is \[64, 64\]"),
-        (["loss.name=dice"], "unknown loss 'dice'"),
+        (["loss.name=dice"], "unknown loss.name 'dice'"),
         (["loss.deep_supervision=true"], "no side outputs"),
         (["optim.min_lr=0.1"], "above the learning rate"),
         (["trainer.batch_size=1"], r"trainer\.batch_size to 2"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from kanscan.config.parts import FoldersSplit
 from kanscan.data import READERS, Case, DatasetReader, LabelMap, Survey, make_reader, recognize
 from kanscan.data.made.mni152 import write_mni152
 from kanscan.data.made.synthetic import write_ultrasound
@@ -108,7 +109,7 @@ def test_train_and_val_folders(draw, tmp_path: Path, subsets: tuple[str, ...]):
     reader = make_reader("auto", tmp_path)
     counts = Counter(case.subset for case in reader.cases(tmp_path))
     assert counts == dict.fromkeys(("train", "validation", "test")[: len(subsets)], 3)
-    split = make_split(reader.cases(tmp_path), kind="folders")
+    split = make_split(reader.cases(tmp_path), FoldersSplit())
     assert set(split.test) == {f"{subsets[-1]}{k}" for k in range(3)}
 
 

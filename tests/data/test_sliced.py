@@ -11,6 +11,7 @@ from data.made_volumes import box
 from kanscan.commands.evaluate import evaluate
 from kanscan.commands.predict import predict
 from kanscan.commands.train import train
+from kanscan.config.parts import FoldersSplit
 from kanscan.data import make_reader, recognize
 from kanscan.data.examination import examine_volume
 from kanscan.data.splits import make_split
@@ -65,7 +66,7 @@ def test_slices_become_volumes_again(tmp_path):
         assert facts.errors == ()
         assert facts.size == (5, 24, 20)
         assert facts.class_pixels[:3] == tuple(np.bincount(classes.ravel()))
-    split = make_split(survey.cases, kind="folders", validation_fraction=0.3, seed=0)
+    split = make_split(survey.cases, FoldersSplit(validation_fraction=0.3), seed=0)
     assert set(split.test) == {"case0001", "case0002"}
     assert len(split.train) == 2
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kanscan.config.parts import FileSplit, FoldersSplit, GroupSplit, KFoldSplit, PaperSplit, RandomSplit
 from kanscan.data.case import Case
 from kanscan.data.grouping import group_cases
 from kanscan.data.similarity import NEAR, near_pairs, read_signature, sign
@@ -29,7 +30,7 @@ def parts_of(split: Split) -> list[set[str]]:
 
 def test_no_group_straddles_for_any_seed(cases):
     for seed in range(30):
-        split = make_split(cases, seed=seed, test_fraction=0.3, validation_fraction=0.2)
+        split = make_split(cases, GroupSplit(test_fraction=0.3, validation_fraction=0.2), seed=seed)
         parts = parts_of(split)
         assert set.union(*parts) == {c.id for c in cases} and sum(map(len, parts)) == 30
         for group in {c.group for c in cases if c.group}:
@@ -70,7 +71,7 @@ def test_signatures_see_content_not_container(draw, tmp_path: Path):
 def test_folds_test_every_case_once_and_keep_groups(cases, num_folds: int):
     seen: Counter[str] = Counter()
     for fold in range(num_folds):
-        split = make_split(cases, kind="kfold", fold=fold, num_folds=num_folds)
+        split = make_split(cases, KFoldSplit(fold=fold, num_folds=num_folds))
         seen.update(split.test)
         for case in cases:
             members = {c.id for c in cases if case.group and c.group == case.group}
@@ -81,9 +82,9 @@ def test_folds_test_every_case_once_and_keep_groups(cases, num_folds: int):
 
 def test_folds_that_do_not_exist(cases):
     with pytest.raises(ValueError, match=r"fold must lie in 0\.\.4, got 5"):
-        make_split(cases, kind="kfold", fold=5)
+        make_split(cases, KFoldSplit(fold=5))
     with pytest.raises(ValueError, match="16 folds need as many groups, the data has 15"):
-        make_split(cases, kind="kfold", num_folds=16)
+        make_split(cases, KFoldSplit(num_folds=16))
 
 
 #: First and last validation indices of the papers' split of n sorted names; from the published recipe.
@@ -94,7 +95,7 @@ def test_the_papers_split_is_the_permutation_of_sorted_names():
     path = Path("x.png")
     cases = [Case(f"benign ({k})", (path,), (path,)) for k in range(1, 438)]
     cases += [Case(f"malignant ({k})", (path,), (path,)) for k in range(1, 211)]
-    split = make_split(cases, kind="paper", seed=2981)
+    split = make_split(cases, PaperSplit(), seed=2981)
     names = sorted(f"{case.id}.png" for case in cases)
     assert [names.index(f"{i}.png") for i in split.validation[:5]] == PAPERS[647, 2981]
     assert (len(split.train), len(split.validation)) == (517, 130)
@@ -106,13 +107,13 @@ def test_the_papers_splits_as_published(reference: Path):
     for name, expected in content["splits"].items():
         path = Path("x.png")
         cases = [Case(f"{k:05d}", (path,), (path,)) for k in range(expected["n"])]
-        split = make_split(cases, kind="paper", seed=int(name.rpartition("/")[2]))
+        split = make_split(cases, PaperSplit(), seed=int(name.rpartition("/")[2]))
         assert [int(i) for i in split.validation] == expected["val_indices"], name
         assert len(split.train) == expected["n_train"]
 
 
 def test_random_ignores_groups_and_says_so(cases):
-    split = make_split(cases, kind="random", seed=0)
+    split = make_split(cases, RandomSplit(), seed=0)
     assert "ignored" in split.caveat and (len(split.train), len(split.validation), len(split.test)) == (21, 3, 6)
     straddling = [
         group
@@ -127,14 +128,14 @@ def test_folders(cases):
 
     subsets = ["train"] * 16 + ["validation"] * 4 + ["test"] * 10
     whole = [replace(c, subset=s) for c, s in zip(cases, subsets, strict=True)]
-    split = make_split(whole, kind="folders")
+    split = make_split(whole, FoldersSplit())
     assert [len(p) for p in parts_of(split)] == [16, 4, 10] and not split.caveat
     no_test = [c for c in whole if c.subset != "test"]
-    split = make_split(no_test, kind="folders")
+    split = make_split(no_test, FoldersSplit())
     assert set(split.test) == {c.id for c in no_test if c.subset == "validation"}
     assert "val folder is reported" in split.caveat and "held back" in split.caveat and split.validation
     with pytest.raises(ValueError, match="lies in none"):
-        make_split(cases, kind="folders")
+        make_split(cases, FoldersSplit())
 
 
 def test_a_split_is_a_file(cases, tmp_path: Path):
@@ -142,7 +143,7 @@ def test_a_split_is_a_file(cases, tmp_path: Path):
     path = split.save(tmp_path / "split.json")
     assert Split.load(path) == split and json.loads(path.read_text())["sha256"] == split.sha256
     (tmp_path / "mine.json").write_text(json.dumps({"train": ["00", "01"], "val": ["02"], "test": ["03"]}))
-    mine = make_split(cases, kind="file", file=tmp_path / "mine.json")
+    mine = make_split(cases, FileSplit(file=tmp_path / "mine.json"))
     assert mine.validation == ("02",) and "26 of 30 cases are in no part" in mine.caveat
 
 
@@ -161,16 +162,14 @@ def test_a_split_is_a_file(cases, tmp_path: Path):
 def test_wrong_split_files(cases, tmp_path: Path, content: str, words: str):
     (tmp_path / "s.json").write_text(content)
     with pytest.raises(ValueError, match=words):
-        make_split(cases, kind="file", file=tmp_path / "s.json")
+        make_split(cases, FileSplit(file=tmp_path / "s.json"))
 
 
 def test_impossible_splits(cases):
     with pytest.raises(FileNotFoundError, match="no split file"):
-        make_split(cases, kind="file", file="gone.json")
+        make_split(cases, FileSplit(file="gone.json"))
     with pytest.raises(ValueError, match=r"needs split\.file"):
-        make_split(cases, kind="file")
-    with pytest.raises(ValueError, match="did you mean 'group'"):
-        make_split(cases, kind="groups")
+        make_split(cases, FileSplit())
     with pytest.raises(ValueError, match="form 1 group, 3 are needed"):
         make_split(cases[:4])
     with pytest.raises(ValueError, match="the same id"):

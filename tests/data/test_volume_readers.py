@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data.made_volumes import box, make_msd, write_nifti, write_series
+from kanscan.config.parts import NNUNetSplit
 from kanscan.data import make_reader, recognize
 from kanscan.data.readers.described import label_map_from_json
 from kanscan.data.splits import make_split
@@ -77,15 +78,15 @@ def test_folds_of_nnunet(tmp_path):
     cases = [case for case in make_reader("auto", root).cases(root) if case.labels]
     folds = [{"train": ["case0", "case1", "case2"], "val": ["case3"]}, {"train": ["case3"], "val": ["case9"]}]
     (root / "splits_final.json").write_text(json.dumps(folds))
-    split = make_split(cases, kind="nnunet", file=root / "splits_final.json")
+    split = make_split(cases, NNUNetSplit(file=root / "splits_final.json"))
     assert (split.train, split.validation, split.test) == (("case0", "case1", "case2"), ("case3",), ("case3",))
     assert "optimistic" in split.caveat
     with pytest.raises(ValueError, match="no case 'case9'"):
-        make_split(cases, kind="nnunet", fold=1, file=root / "splits_final.json")
+        make_split(cases, NNUNetSplit(fold=1, file=root / "splits_final.json"))
     with pytest.raises(ValueError, match="has 2 folds"):
-        make_split(cases, kind="nnunet", fold=2, file=root / "splits_final.json")
+        make_split(cases, NNUNetSplit(fold=2, file=root / "splits_final.json"))
     with pytest.raises(FileNotFoundError, match="splits_final"):
-        make_split(cases, kind="nnunet")
+        make_split(cases, NNUNetSplit())
 
 
 def test_decathlon(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from kanscan.config import parts
 from kanscan.metrics import IGNORED
 from kanscan.training.losses import (
     LOSSES,
@@ -93,19 +94,23 @@ def test_half_precision_does_not_overflow():
 
 
 def test_auto_follows_the_number_of_logits():
-    assert type(make_loss("auto", 1)) is BCEDiceLoss
-    assert type(make_loss("auto", 3)) is CEDiceLoss
-    assert make_loss("bce_dice_vmkla", 1).cross_entropy_weight == 1
-    assert set(LOSSES) == {"bce_dice", "bce_dice_vmkla", "ce_dice", "ce_dice_nnunet"}
+    assert type(make_loss(parts.AutoLoss(), 1)) is BCEDiceLoss
+    assert type(make_loss(parts.AutoLoss(), 3)) is CEDiceLoss
+    assert make_loss(parts.AutoLoss(cross_entropy_weight=0.3), 3).cross_entropy_weight == 0.3
+    assert make_loss(parts.BCEDiceVMKLA()).cross_entropy_weight == 1
+
+
+def test_every_loss_of_a_recipe_is_built():
+    assert {*LOSSES, parts.AutoLoss} == {cls for _, _, cls in parts.LOSSES.classes()}
+    for part in LOSSES:
+        assert type(make_loss(part(), 3)) is LOSSES[part]
 
 
 def test_what_cannot_be_trained_is_refused():
-    with pytest.raises(ValueError, match="did you mean 'bce_dice'"):
-        make_loss("bcedice")
     with pytest.raises(ValueError, match="three classes or more"):
-        make_loss("ce_dice", 1)
+        make_loss(parts.CEDice(), 1)
     with pytest.raises(ValueError, match="both 0"):
-        make_loss("auto", 1, cross_entropy_weight=0, dice_weight=0)
+        make_loss(parts.AutoLoss(cross_entropy_weight=0, dice_weight=0))
 
 
 def test_deep_supervision_halves_the_weight_and_drops_the_last_scale():
@@ -142,23 +147,23 @@ def test_one_logit_is_two_of_which_the_first_is_zero():
     torch.testing.assert_close(CEDiceNNUNetLoss()(logits, label), CEDiceNNUNetLoss()(two, label))
 
 
-@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("part", LOSSES)
 @pytest.mark.parametrize("size", [(8, 6), (4, 8, 6)])
-def test_ignored_pixels_change_no_loss(name, size):
+def test_ignored_pixels_change_no_loss(part, size):
     """What lies below them is unseen: other logits give the same loss, and no gradient reaches them."""
-    binary = name.startswith("bce")
+    binary = part in (parts.BCEDice, parts.BCEDiceVMKLA)
     logits = torch.randn(2, 1 if binary else 3, *size, dtype=torch.float64, requires_grad=True)
     label = torch.randint(0, 2 if binary else 3, (2, *size))
     label[..., :2] = IGNORED
-    loss = LOSSES[name]()(logits, label)
+    loss = LOSSES[part]()(logits, label)
     loss.backward()
     assert not logits.grad[..., :2].any()
     assert logits.grad[..., 2:].any()
     other = logits.detach().clone()
     other[..., :2] = 7
-    torch.testing.assert_close(LOSSES[name]()(other, label), loss)
+    torch.testing.assert_close(LOSSES[part]()(other, label), loss)
     # As if the picture ended there.
-    torch.testing.assert_close(LOSSES[name]()(logits[..., 2:], label[..., 2:]), loss)
-    assert LOSSES[name]()(logits, torch.full_like(label, IGNORED)).isfinite()
-    supervised = DeepSupervisionLoss(LOSSES[name]())([logits, logits[..., ::2]], label)
+    torch.testing.assert_close(LOSSES[part]()(logits[..., 2:], label[..., 2:]), loss)
+    assert LOSSES[part]()(logits, torch.full_like(label, IGNORED)).isfinite()
+    supervised = DeepSupervisionLoss(LOSSES[part]())([logits, logits[..., ::2]], label)
     torch.testing.assert_close(supervised, loss)

@@ -9,6 +9,7 @@ from torch import nn
 
 from golden.figures import assert_close, figures
 from golden.recipe_u_kan import weights
+from kanscan.config.parts import SGD, Adam, AdamW, Constant, Cosine, Polynomial
 from kanscan.layers.kan import KANLinear
 from kanscan.layers.spline import kan_parameters
 from kanscan.models import create_model, released_state_dict
@@ -68,13 +69,19 @@ def test_without_its_own_rate_a_kan_layer_takes_the_common_one():
     assert rates == [3e-4]
 
 
-@pytest.mark.parametrize(("name", "kind"), [("adam", "Adam"), ("adamw", "AdamW"), ("sgd", "SGD")])
-def test_optimizers_by_name(name, kind):
-    optimizer = make_optimizer(KANLinear(2, 2), name, weight_decay=0.05)
+@pytest.mark.parametrize(("part", "kind"), [(Adam, "Adam"), (AdamW, "AdamW"), (SGD, "SGD")])
+def test_optimizers_by_name(part, kind):
+    optimizer = make_optimizer(KANLinear(2, 2), part(weight_decay=0.05, kan_lr=0.3))
     assert type(optimizer).__name__ == kind
     assert all(group["weight_decay"] == 0.05 for group in optimizer.param_groups)
-    with pytest.raises(ValueError, match="unknown optimizer 'adamx'"):
-        make_optimizer(KANLinear(2, 2), "adamx")
+    assert [group["lr"] for group in optimizer.param_groups] == [0.3]
+
+
+def test_options_reach_the_optimizer():
+    (group,) = make_optimizer(nn.Linear(1, 1), SGD(lr=0.2, momentum=0.5, nesterov=True)).param_groups
+    assert (group["lr"], group["momentum"], group["nesterov"]) == (0.2, 0.5, True)
+    (group,) = make_optimizer(nn.Linear(1, 1), AdamW(betas=(0.8, 0.9), eps=1e-3)).param_groups
+    assert (group["betas"], group["eps"]) == ((0.8, 0.9), 1e-3)
 
 
 def rates_by_epoch(optimizer, schedule, epochs):
@@ -87,15 +94,15 @@ def rates_by_epoch(optimizer, schedule, epochs):
 
 
 def two_groups(lr=1e-4, kan_lr=1e-2):
-    return make_optimizer(nn.Sequential(nn.Linear(1, 1), KANLinear(1, 1)), lr=lr, kan_lr=kan_lr)
+    return make_optimizer(nn.Sequential(nn.Linear(1, 1), KANLinear(1, 1)), Adam(lr=lr, kan_lr=kan_lr))
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw"])
-def test_one_pass_over_each_parameter_gives_the_plain_steps(name):
+@pytest.mark.parametrize("part", [Adam, AdamW])
+def test_one_pass_over_each_parameter_gives_the_plain_steps(part):
     def trained(**options):
         torch.manual_seed(0)
         model = nn.Linear(5, 3)
-        optimizer = make_optimizer(model, name, lr=0.1, weight_decay=0.01)
+        optimizer = make_optimizer(model, part(lr=0.1, weight_decay=0.01))
         assert optimizer.defaults["fused"] is True
         for group in optimizer.param_groups:
             group.update(options)
@@ -111,14 +118,14 @@ def test_one_pass_over_each_parameter_gives_the_plain_steps(name):
 def test_cosine_gives_the_released_rates():
     golden = figures("u_kan", "lr")["u_kan"].numpy()  # columns: KAN, other
     optimizer = two_groups()
-    ours = rates_by_epoch(optimizer, make_schedule(optimizer, "cosine", epochs=400, min_lr=1e-5), 401)
+    ours = rates_by_epoch(optimizer, make_schedule(optimizer, Cosine(), 400), 401)
     np.testing.assert_allclose(ours, golden[:, ::-1], rtol=0, atol=1e-9)
 
 
 def test_cosine_climbs_back_as_vmkla_trains():
     golden = figures("u_kan", "lr")["vmkla"].numpy()
-    optimizer = make_optimizer(nn.Linear(1, 1), lr=1e-4)
-    ours = rates_by_epoch(optimizer, make_schedule(optimizer, "cosine", epochs=50, min_lr=1e-5), 300)
+    optimizer = make_optimizer(nn.Linear(1, 1), Adam(lr=1e-4))
+    ours = rates_by_epoch(optimizer, make_schedule(optimizer, Cosine(schedule_epochs=50), 300), 300)
     np.testing.assert_allclose(ours[:, 0], golden, rtol=0, atol=1e-9)
     # One group: its rate is shown for both.
     np.testing.assert_array_equal(ours[:, 0], ours[:, 1])
@@ -126,19 +133,17 @@ def test_cosine_climbs_back_as_vmkla_trains():
 
 def test_polynomial_and_constant():
     optimizer = two_groups()
-    ours = rates_by_epoch(optimizer, make_schedule(optimizer, "polynomial", epochs=10), 10)
+    ours = rates_by_epoch(optimizer, make_schedule(optimizer, Polynomial(), 10), 10)
     wanted = (1 - np.arange(10) / 10) ** 0.9
     np.testing.assert_allclose(ours, np.outer(wanted, [1e-4, 1e-2]), rtol=1e-9)
     optimizer = two_groups()
-    ours = rates_by_epoch(optimizer, make_schedule(optimizer, "constant", epochs=10), 12)
+    ours = rates_by_epoch(optimizer, make_schedule(optimizer, Constant(), 10), 12)
     np.testing.assert_array_equal(ours, np.tile([1e-4, 1e-2], (12, 1)))
 
 
 def test_schedules_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match=r"optim\.min_lr=1e-05 is above the learning rate 1e-06"):
-        make_schedule(two_groups(lr=1e-6), "cosine", epochs=3, min_lr=1e-5)
-    with pytest.raises(ValueError, match="unknown schedule 'cosin'"):
-        make_schedule(two_groups(), "cosin", epochs=3)
+        make_schedule(two_groups(lr=1e-6), Cosine(), 3)
 
 
 def test_five_optimizer_steps_end_where_the_released_training_ends(monkeypatch):
@@ -152,8 +157,8 @@ def test_five_optimizer_steps_end_where_the_released_training_ends(monkeypatch):
     images = 0.006 * np.random.Generator(np.random.PCG64(602)).standard_normal((5, 2, 3, 64, 64))
     images = torch.from_numpy(images.astype(np.float32)).double()
     labels = np.unpackbits(golden["label_bits"].numpy()).reshape(5, 2, 64, 64)
-    optimizer = make_optimizer(model, "adam", lr=1e-4, kan_lr=1e-2, weight_decay=1e-4)
-    schedule = make_schedule(optimizer, "cosine", epochs=10, min_lr=1e-5)
+    optimizer = make_optimizer(model, Adam())
+    schedule = make_schedule(optimizer, Cosine(), 10)
     losses = []
     for image, label in zip(images, torch.from_numpy(labels).long(), strict=True):
         loss = BCEDiceLoss()(model(image), label)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from kanscan.config.parts import OPTIMIZERS
 from kanscan.models import create_model
 from kanscan.training.losses import BCEDiceLoss, CEDiceLoss
 from kanscan.training.segmentation import (
@@ -38,8 +39,8 @@ def task_of(model, loss=None, **options):
     return SegmentationTask(
         model,
         loss or BCEDiceLoss(),
-        optimizer={"lr": 0.1},
-        schedule={"name": "constant", "epochs": 1},
+        OPTIMIZERS.validate({"lr": 0.1, "schedule": "constant"}),
+        1,
         **options,
     )
 

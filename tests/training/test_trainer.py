@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import nn
 from torch.utils.data import DataLoader
 
+from kanscan.config.parts import OPTIMIZERS
 from kanscan.data.pictures.dataset import EpochSampler
 from kanscan.models.lkm_unet import LKMUNet
 from kanscan.ops import native
@@ -63,14 +64,8 @@ def loader(shuffle):
 
 def new_task(width=4):
     torch.manual_seed(5)
-    options = {"name": "adam", "lr": 1e-2, "kan_lr": None}
-    return SegmentationTask(
-        Small(width),
-        BCEDiceLoss(),
-        optimizer=options,
-        schedule={"name": "cosine", "epochs": 4, "min_lr": 1e-4},
-        seed=7,
-    )
+    optim = OPTIMIZERS.validate({"lr": 1e-2, "kan_lr": None, "min_lr": 1e-4})
+    return SegmentationTask(Small(width), BCEDiceLoss(), optim, 4, seed=7)
 
 
 def files_in(folder):

@@ -172,16 +172,10 @@ def _recipe(name: str) -> Listing:
 
 
 def _keys() -> Listing:
-    from kanscan.config.recipe import Recipe, all_keys
+    from kanscan.config.keys import described_keys
 
-    defaults = Recipe().model_dump(mode="json")
-    rows = []
-    for key in all_keys():
-        value: Any = defaults
-        for part in key.split("."):
-            value = value[part]
-        rows.append((key, str(value)))
-    return Listing("Recipe keys", ("key", "default"), rows)
+    rows = [(key.name, str(key.default), key.only_with) for key in described_keys()]
+    return Listing("Recipe keys", ("key", "default", "only with"), rows)
 
 
 def _papers() -> Listing:

@@ -157,6 +157,7 @@ def _settings(overrides: list[str] | Mapping[str, Any] | None, **options: Any) -
 
 def _resolve(target: str, settings: dict[str, Any], output: Path | None, resume: bool) -> tuple[Recipe, Path]:
     """Find the recipe and the run's folder."""
+    from kanscan.config.parts import KFoldSplit
     from kanscan.config.recipe import load_recipe, recipe_names
     from kanscan.registry import unknown
     from kanscan.run import Run
@@ -182,7 +183,7 @@ def _resolve(target: str, settings: dict[str, Any], output: Path | None, resume:
         raise FileNotFoundError(f"no folder at {path}; expected a folder of images and masks, or a run")
     else:
         raise ValueError(f"{unknown('recipe', target, recipe_names())}; there is no folder of that name either")
-    fold = f"_fold{recipe.split.fold}" if recipe.split.kind == "kfold" else ""
+    fold = f"_fold{recipe.split.fold}" if isinstance(recipe.split, KFoldSplit) else ""
     return recipe, output or Path("runs") / f"{recipe.name}_s{recipe.seed}{fold}"
 
 

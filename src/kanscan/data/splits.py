@@ -12,12 +12,21 @@ from typing import Any
 
 import numpy as np
 
+from kanscan.config.parts import (
+    DrawnSplit,
+    FileSplit,
+    FoldersSplit,
+    GroupSplit,
+    KFoldSplit,
+    NNUNetSplit,
+    PaperSplit,
+    RandomSplit,
+    SplitConfig,
+)
 from kanscan.data.case import Case
 from kanscan.data.grouping import describe_groups, group_cases
 from kanscan.files import read_json, write_json
 from kanscan.registry import nearest, unknown
-
-KINDS = ("group", "random", "paper", "kfold", "folders", "file", "nnunet")
 
 
 @dataclass(frozen=True)
@@ -28,7 +37,7 @@ class Split:
         train: Cases the weights learn from.
         validation: Cases that choose the epoch.
         test: Cases that are reported. Equal to `validation` in the papers' protocol, which `caveat` then says.
-        kind: How it was made, one of `KINDS`.
+        kind: How it was made, a kind of `kanscan.config.parts.SPLITS`.
         seed: Seed it was drawn with, or None.
         groups: What kept cases together, in words.
         caveat: What a reader of the results must know; empty if nothing.
@@ -124,31 +133,13 @@ def _first_repeated(ids: Sequence[str]) -> str:
     return next(i for i in ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
 
 
-def make_split(
-    cases: Sequence[Case],
-    *,
-    kind: str = "group",
-    seed: int = 2981,
-    test_fraction: float = 0.2,
-    validation_fraction: float = 0.1,
-    fold: int = 0,
-    num_folds: int = 5,
-    file: str | Path | None = None,
-) -> Split:
+def make_split(cases: Sequence[Case], part: SplitConfig | None = None, seed: int = 2981) -> Split:
     """Divide cases into training, validation and test.
 
     Args:
         cases: Labelled cases.
-        kind: "group": no group (patient, video sequence, equal or look-alike pictures) straddles two parts. "random":
-            groups ignored. "paper": the papers' random 80/20 split, whose validation part is also the one reported.
-            "kfold": group-aware, fold `fold` of `num_folds` is tested. "folders": as the layout says. "file": read from
-            `file`. "nnunet": fold `fold` of nnU-Net's list of folds in `file`, whose validation part is also reported.
-        seed: Same seed and ids, same split. The papers use 2981, 6142 and 1187.
-        test_fraction: Share of all cases for test (group, random).
-        validation_fraction: Share of all cases for validation (all but paper and file).
-        fold: From 0 (kfold).
-        num_folds: Number of folds (kfold).
-        file: JSON with the lists of ids (file).
+        part: Which kind of split, and its options; None: by groups.
+        seed: Same seed and ids, same split; `part.seed` wins. The papers use 2981, 6142 and 1187.
 
     Returns:
         The split.
@@ -156,38 +147,51 @@ def make_split(
     Raises:
         ValueError: There are too few cases or groups, or an option does not fit; the sentence says what would.
     """
+    part = part or GroupSplit()
     ids = [case.id for case in cases]
     if len(set(ids)) != len(ids):
         raise ValueError(f"two cases have the same id {_first_repeated(ids)!r}")
     if not cases:
         raise ValueError("there is no case to split")
-    if kind not in KINDS:
-        raise ValueError(unknown("split kind", kind, KINDS))
-    if kind == "paper":
-        return _paper(ids, seed)
-    if kind == "file":
-        return _from_file(ids, file)
-    if kind == "nnunet":
-        return _nnunet(ids, file, fold)
-    if kind == "folders":
-        return _folders(cases, seed, validation_fraction)
-    if kind == "random":
-        singles = {i: [i] for i in ids}
-        test, rest = _take(singles, test_fraction * len(ids), seed)
-        validation, train = _take(rest, validation_fraction * len(ids), seed + 1)
-        caveat = "groups were ignored: near-identical cases may lie in several parts"
-        return _finish(train, validation, test, "random", seed, "ignored", caveat)
-    groups = group_cases(cases)
-    if kind == "kfold":
-        return _kfold(groups, fold, num_folds, seed, validation_fraction)
-    parts = 1 + (test_fraction > 0) + (validation_fraction > 0)
-    if len(groups) < parts:
+    match part:
+        case FileSplit():
+            return _from_file(ids, part.file)
+        case NNUNetSplit():
+            return _nnunet(ids, part.file, part.fold)
+    assert isinstance(part, DrawnSplit)
+    seed = seed if part.seed is None else part.seed
+    match part:
+        case PaperSplit():
+            return _paper(ids, seed)
+        case FoldersSplit():
+            return _folders(cases, seed, part.validation_fraction)
+        case RandomSplit():
+            return _random(ids, part, seed)
+        case KFoldSplit():
+            return _kfold(group_cases(cases), part, seed)
+        case GroupSplit():
+            return _by_groups(group_cases(cases), part, seed)
+    raise AssertionError(f"no split of kind {part.kind}")
+
+
+def _random(ids: Sequence[str], part: RandomSplit, seed: int) -> Split:
+    singles = {i: [i] for i in ids}
+    test, rest = _take(singles, part.test_fraction * len(ids), seed)
+    validation, train = _take(rest, part.validation_fraction * len(ids), seed + 1)
+    caveat = "groups were ignored: near-identical cases may lie in several parts"
+    return _finish(train, validation, test, "random", seed, "ignored", caveat)
+
+
+def _by_groups(groups: Mapping[str, list[str]], part: GroupSplit, seed: int) -> Split:
+    count = sum(map(len, groups.values()))
+    needed = 1 + (part.test_fraction > 0) + (part.validation_fraction > 0)
+    if len(groups) < needed:
         raise ValueError(
-            f"{len(cases)} cases form {len(groups)} group{'s' * (len(groups) > 1)}, {parts} are needed to keep the "
+            f"{count} cases form {len(groups)} group{'s' * (len(groups) > 1)}, {needed} are needed to keep the "
             "parts independent; use split.kind=random, and read its results as optimistic"
         )
-    test, rest = _take(groups, test_fraction * len(ids), seed, keep=1 + (validation_fraction > 0))
-    validation, train = _take(rest, validation_fraction * len(ids), seed + 1, keep=1)
+    test, rest = _take(groups, part.test_fraction * count, seed, keep=1 + (part.validation_fraction > 0))
+    validation, train = _take(rest, part.validation_fraction * count, seed + 1, keep=1)
     return _finish(train, validation, test, "group", seed, describe_groups(groups), "")
 
 
@@ -242,7 +246,8 @@ def _paper(ids: Sequence[str], seed: int) -> Split:
     return Split(tuple(order[count:]), held, held, "paper", seed, "ignored", caveat)
 
 
-def _kfold(groups: Mapping[str, list[str]], fold: int, num_folds: int, seed: int, validation_fraction: float) -> Split:
+def _kfold(groups: Mapping[str, list[str]], part: KFoldSplit, seed: int) -> Split:
+    fold, num_folds = part.fold, part.num_folds
     if not 0 <= fold < num_folds:
         raise ValueError(f"split.fold must lie in 0..{num_folds - 1}, got {fold}")
     if len(groups) < num_folds:
@@ -260,7 +265,7 @@ def _kfold(groups: Mapping[str, list[str]], fold: int, num_folds: int, seed: int
     test = folds[fold]
     rest = {name: groups[name] for name in names if name not in test}
     total = sum(map(len, groups.values()))
-    validation, train = _take(rest, validation_fraction * total, seed + 1 + fold)
+    validation, train = _take(rest, part.validation_fraction * total, seed + 1 + fold)
     note = f"fold {fold} of {num_folds}; {describe_groups(groups)}"
     return _finish(train, validation, test, "kfold", seed, note, "")
 

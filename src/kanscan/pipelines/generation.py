@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kanscan.config.recipe import DiffusionConfig, LossConfig, Recipe
+from kanscan.config.recipe import Recipe
 from kanscan.data.case import Case
 from kanscan.data.pictures.dataset import SegmentationDataset
 from kanscan.data.pictures.labels import read_case_image
@@ -24,11 +24,11 @@ from kanscan.data.unlabelled import open_pictures
 from kanscan.models import MODELS, create_model, model_options
 from kanscan.models.base import Network, NoisePredictor
 from kanscan.models.released import load_into
-from kanscan.pipelines.parts import build_preprocessing, data_folder, loader_of, step_options
+from kanscan.pipelines.parts import build_preprocessing, data_folder, loader_of
 from kanscan.run import Run
 from kanscan.training.device import choose_device
-from kanscan.training.diffusion import DiffusionTask, Forgetting
-from kanscan.training.process import NoiseProcess, denoise, sample_generator
+from kanscan.training.diffusion import DiffusionTask
+from kanscan.training.process import NoiseProcess, denoise, noise_process, sample_generator
 
 #: Generated values mean brightness only on this scale.
 NORMALIZATION = "symmetric"
@@ -36,9 +36,7 @@ NORMALIZATION = "symmetric"
 
 def check_settings(recipe: Recipe) -> None:
     """Refuse settings that a diffusion does not know or cannot use."""
-    _process(recipe)
-    if recipe.diffusion.ema_decay is not None:
-        Forgetting(recipe.diffusion.ema_decay)
+    noise_process(recipe.diffusion)
     needed: dict[str, tuple[Any, Any]] = {
         "data.normalization": (recipe.data.normalization, NORMALIZATION),
         "trainer.select_by": (recipe.trainer.select_by, "loss"),
@@ -50,21 +48,12 @@ def check_settings(recipe: Recipe) -> None:
         raise ValueError("data.extra_training is for networks that segment; put all pictures into data.root")
     if recipe.data.image_size is None:
         raise ValueError("generated pictures need a size; set data.image_size=[64,64]")
-    if recipe.loss != LossConfig():
+    if recipe.loss != Recipe().loss:
         raise ValueError(
             f"model {recipe.model.name} generates: the settings of loss would have no effect; see diffusion.loss"
         )
-    fresh = DiffusionConfig()
-    betas = (recipe.diffusion.beta_start, recipe.diffusion.beta_end)
-    if recipe.diffusion.schedule == "cosine" and betas != (fresh.beta_start, fresh.beta_end):
-        raise ValueError("diffusion.schedule=cosine has betas of its own; leave out beta_start and beta_end")
     if recipe.data.crop_place == "random" and recipe.data.crop is None:
         raise ValueError("data.crop_place=random needs the side of the cut; set data.crop, such as data.crop=64")
-
-
-def _process(recipe: Recipe) -> NoiseProcess:
-    part = recipe.diffusion
-    return NoiseProcess(part.num_steps, part.schedule, part.beta_start, part.beta_end)
 
 
 def open_data(recipe: Recipe, root: str | Path | None = None) -> Opened:
@@ -113,11 +102,11 @@ def task_of(recipe: Recipe, model: Network, num_classes: int) -> DiffusionTask:
     part = recipe.diffusion
     return DiffusionTask(
         model,
-        _process(recipe),
-        loss=part.loss,
-        ema_decay=part.ema_decay,
+        part,
+        recipe.optim,
+        recipe.trainer.epochs,
         label_classes=num_classes if part.with_label else None,
-        **step_options(recipe),
+        seed=recipe.seed,
     )
 
 
@@ -143,7 +132,7 @@ def check_batch(recipe: Recipe, model: Network, num_training_cases: int) -> None
 def facts(recipe: Recipe, source: Opened) -> dict[str, Any]:
     """Return what sampling needs to know: how noise was added, and the classes of the labels, if they are learned."""
     part = recipe.diffusion
-    process = {name: getattr(part, name) for name in ("num_steps", "schedule", "beta_start", "beta_end")}
+    process = asdict(noise_process(part))
     return {"class_names": list(source.label_map.names) if part.with_label else [], "diffusion": process}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kanscan.config.parts import NNUNetSplit
 from kanscan.config.recipe import Recipe
 from kanscan.data import Case
 from kanscan.data.pictures.dataset import Cached, make_loader
@@ -33,10 +34,10 @@ def data_folder(recipe: Recipe, root: str | Path | None) -> str | Path:
 
 def build_split(recipe: Recipe, cases: Sequence[Case]) -> Split:
     """Divide the cases as the recipe says."""
-    options = recipe.split.model_dump()
-    if recipe.split.kind == "nnunet" and options["file"] is None and recipe.data.root is not None:
-        options["file"] = recipe.data.root / "splits_final.json"
-    return make_split(cases, **options | {"seed": recipe.seed if recipe.split.seed is None else recipe.split.seed})
+    part = recipe.split
+    if isinstance(part, NNUNetSplit) and part.file is None and recipe.data.root is not None:
+        part = part.model_copy(update={"file": recipe.data.root / "splits_final.json"})
+    return make_split(cases, part, recipe.seed)
 
 
 def build_preprocessing(recipe: Recipe, channels: int) -> Preprocessing:
@@ -66,18 +67,6 @@ def load_weights(recipe: Recipe, model: Network) -> str:
     if load is None:
         raise ValueError(f"model {part.name} has no pretrained encoder to load; leave out model.pretrained")
     return f"{part.pretrained}: {load(read_weights(part.pretrained))}"
-
-
-def step_options(recipe: Recipe) -> dict[str, Any]:
-    """Return what every training step takes: optimizer, schedule, seed."""
-    optim = recipe.optim
-    names = ("name", "lr", "kan_lr", "weight_decay", "momentum", "nesterov", "betas", "eps")
-    epochs = optim.schedule_epochs or recipe.trainer.epochs
-    return {
-        "optimizer": {name: getattr(optim, name) for name in names},
-        "schedule": {"name": optim.schedule, "epochs": epochs, "min_lr": optim.min_lr},
-        "seed": recipe.seed,
-    }
 
 
 def loader_of(recipe: Recipe, dataset: Cached, *, training: bool) -> Any:

@@ -7,9 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from kanscan.config.recipe import DiffusionConfig, Recipe
+from kanscan.config.recipe import Recipe
 from kanscan.data.pictures.dataset import Joined, SegmentationDataset
 from kanscan.data.pictures.transforms import Preprocessing
 from kanscan.data.source import Opened, Selection, open_source
@@ -19,7 +17,7 @@ from kanscan.models import MODELS, create_model, model_options
 from kanscan.models.base import Network, SegmentationModel
 from kanscan.models.fitting import check_fit, complete_options
 from kanscan.models.released import load_into
-from kanscan.pipelines.parts import build_preprocessing, data_folder, loader_of, step_options
+from kanscan.pipelines.parts import build_preprocessing, data_folder, loader_of
 from kanscan.pipelines.volumes import volume_predictor
 from kanscan.run import Run
 from kanscan.training.device import choose_device
@@ -30,7 +28,7 @@ from kanscan.training.segmentation import SegmentationTask, check_batch_norm
 def check_settings(recipe: Recipe) -> None:
     """Refuse settings that a segmentation does not know."""
     chosen = model_options(recipe.model.name, recipe.model.preset, recipe.model.options)
-    if recipe.diffusion != DiffusionConfig():
+    if recipe.diffusion != Recipe().diffusion:
         raise ValueError(
             f"model {recipe.model.name} segments: the settings of diffusion would have no effect; leave them out, or "
             "choose model.name=ukan_diffusion"
@@ -39,7 +37,7 @@ def check_settings(recipe: Recipe) -> None:
         raise ValueError(
             "data.crop would hide the rest of a picture from the segmentation; it is for networks that generate"
         )
-    _loss(recipe, chosen.get("out_channels", 2))
+    make_loss(recipe.loss, chosen.get("out_channels", 2))
 
 
 def open_data(recipe: Recipe, root: str | Path | None = None) -> Opened:
@@ -69,12 +67,14 @@ def check_model(recipe: Recipe, model: Network) -> None:
 def task_of(recipe: Recipe, model: Network, num_classes: int) -> SegmentationTask:
     """Build the training step."""
     assert isinstance(model, SegmentationModel)
-    loss = _loss(recipe, model.out_channels)
-    return SegmentationTask(model, loss, deep_supervision=recipe.loss.deep_supervision, **step_options(recipe))
-
-
-def _loss(recipe: Recipe, out_channels: int) -> torch.nn.Module:
-    return make_loss(out_channels=out_channels, **recipe.loss.model_dump(exclude={"deep_supervision"}))
+    return SegmentationTask(
+        model,
+        make_loss(recipe.loss, model.out_channels),
+        recipe.optim,
+        recipe.trainer.epochs,
+        deep_supervision=recipe.loss.deep_supervision,
+        seed=recipe.seed,
+    )
 
 
 def loader(recipe: Recipe, source: Opened, ids: Sequence[str], *, training: bool) -> Any:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from kanscan.registry import unknown
-from kanscan.training.process import NoiseProcess, sample_generator
+from kanscan.config.parts import DiffusionConfig, OptimConfig
+from kanscan.training.process import noise_process, sample_generator
 from kanscan.training.task import Batch, Figures, Task
 
-LOSSES = ("sum", "mean")
 #: The released loss is the sum of squares over the whole batch, divided by this.
 SUM_DIVISOR = 1000
 #: Steps of the validation cases follow multiples of the golden section, which fill 0..1 evenly for any number of cases.
@@ -23,42 +21,32 @@ _GOLDEN_SECTION = 0.6180339887498949
 class DiffusionTask(Task):
     """One step of noise prediction (U-KAN section 3.4, Eq. 12).
 
-    The curves hold the mean squared error of a value, whatever `loss` is trained on: a network that predicts nothing
+    The curves hold the mean squared error of a value, whichever loss is trained on: a network that predicts nothing
     has 1. Validation takes the same noise and the same steps every time, drawn from (seed, case), and judges the
     averaged weights where there are such.
 
     Args:
         model: Network that maps noisy images and steps to noise.
-        process: How the noise is added.
-        loss: "sum" (of squares over the batch, divided by 1000, as released) or "mean".
-        ema_decay: Keep an average of the weights that forgets at this rate a step, and serve it; None: no average, as
-            released.
+        part: How the noise is added, what of its prediction counts, and whether an average of the weights is served.
         label_classes: Append the label as a further channel in -1..1, of so many classes; None: images alone.
-        optimizer: Keywords of `make_optimizer`.
-        schedule: Keywords of `make_schedule`.
+        optim: Optimizer and schedule.
+        epochs: Length of the training.
         seed: Seed of the run.
-
-    Raises:
-        ValueError: The loss is unknown, or the rate is not below 1.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        process: NoiseProcess,
+        part: DiffusionConfig,
+        optim: OptimConfig,
+        epochs: int,
         *,
-        optimizer: Mapping[str, Any],
-        schedule: Mapping[str, Any],
-        loss: str = "sum",
-        ema_decay: float | None = None,
         label_classes: int | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__(model, optimizer=optimizer, schedule=schedule, seed=seed)
-        if loss not in LOSSES:
-            raise ValueError(unknown("diffusion loss", loss, LOSSES))
-        self.process, self.loss_name, self.label_classes = process, loss, label_classes
-        self.average = None if ema_decay is None else AveragedModel(model, avg_fn=Forgetting(ema_decay))
+        super().__init__(model, optim, epochs, seed=seed)
+        self.process, self.loss_name, self.label_classes = noise_process(part), part.loss, label_classes
+        self.average = None if part.ema_decay is None else AveragedModel(model, avg_fn=Forgetting(part.ema_decay))
 
     @property
     def served(self) -> nn.Module:

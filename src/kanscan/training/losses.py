@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kanscan.config import parts
 from kanscan.metrics import IGNORED
-from kanscan.registry import Registry
 
 
 class BCEDiceLoss(nn.Module):
@@ -147,43 +147,33 @@ class DeepSupervisionLoss(nn.Module):
         return torch.stack(terms).sum()
 
 
-#: Losses by name; each is called with `cross_entropy_weight` and `dice_weight` and takes logits and labels.
-LOSSES: Registry[type[nn.Module]] = Registry(
-    "loss",
-    {
-        "bce_dice": BCEDiceLoss,
-        "bce_dice_vmkla": BCEDiceVMKLALoss,
-        "ce_dice": CEDiceLoss,
-        "ce_dice_nnunet": CEDiceNNUNetLoss,
-    },
-)
+#: Part of the recipe -> the loss it describes, built with the part's options.
+LOSSES: dict[type[parts.LossConfig], type[nn.Module]] = {
+    parts.BCEDice: BCEDiceLoss,
+    parts.BCEDiceVMKLA: BCEDiceVMKLALoss,
+    parts.CEDice: CEDiceLoss,
+    parts.CEDiceNNUNet: CEDiceNNUNetLoss,
+}
 
 
-def make_loss(
-    name: str = "auto",
-    out_channels: int = 1,
-    *,
-    cross_entropy_weight: float | None = None,
-    dice_weight: float = 1.0,
-) -> nn.Module:
-    """Build a loss by name.
+def make_loss(part: parts.LossConfig, out_channels: int = 1) -> nn.Module:
+    """Build a loss.
 
     Args:
-        name: A key of `LOSSES`, or "auto": "bce_dice" for one logit, "ce_dice" for several.
+        part: Which loss, and its options.
         out_channels: Logits of the network.
-        cross_entropy_weight: Weight of the (binary) cross-entropy; None: the loss's own.
-        dice_weight: Weight of the Dice loss.
 
     Raises:
-        ValueError: The name is unknown, the loss does not fit the number of logits, or both weights are zero.
+        ValueError: The loss does not fit the number of logits, or both weights are zero.
     """
-    if name == "auto":
-        name = "bce_dice" if out_channels == 1 else "ce_dice"
-    if name == "ce_dice" and out_channels == 1:
+    options = part.model_dump(exclude={"name", "deep_supervision"})
+    if isinstance(part, parts.AutoLoss):
+        part = (parts.BCEDice if out_channels == 1 else parts.CEDice)(**options)
+    if isinstance(part, parts.CEDice) and out_channels == 1:
         raise ValueError("loss.name=ce_dice needs three classes or more; for two classes take loss.name=bce_dice")
-    if cross_entropy_weight == 0 and dice_weight == 0:
+    if options.get("cross_entropy_weight") == 0 and options.get("dice_weight") == 0:
         raise ValueError("loss.cross_entropy_weight and loss.dice_weight are both 0: nothing would be learned")
-    return LOSSES[name](cross_entropy_weight=cross_entropy_weight, dice_weight=dice_weight)
+    return LOSSES[type(part)](**options)
 
 
 def without_ignored(label: Tensor, logits: Tensor) -> tuple[Tensor, Tensor | None]:

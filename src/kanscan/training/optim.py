@@ -10,11 +10,9 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LambdaLR, LRScheduler, PolynomialLR
 
+from kanscan.config import parts
 from kanscan.layers.spline import kan_parameters
-from kanscan.registry import unknown
 
-OPTIMIZERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("cosine", "polynomial", "constant", "warmup_cosine")
 #: Exponent of the polynomial schedule.
 POLYNOMIAL_POWER = 0.9
 #: One epoch in so many is warm-up, and the peak is so many times the rate given, as Diffusion U-KAN was trained.
@@ -43,76 +41,50 @@ def parameter_groups(model: nn.Module, *, lr: float, kan_lr: float | None = None
     return [group for group in groups if group["params"]]
 
 
-def make_optimizer(
-    model: nn.Module,
-    name: str = "adam",
-    *,
-    lr: float = 1e-4,
-    kan_lr: float | None = 1e-2,
-    weight_decay: float = 1e-4,
-    betas: tuple[float, float] = (0.9, 0.999),
-    eps: float = 1e-8,
-    momentum: float = 0.9,
-    nesterov: bool = False,
-) -> Optimizer:
-    """Build the optimizer of a network.
+def make_optimizer(model: nn.Module, part: parts.Optimizer) -> Optimizer:
+    """Build the optimizer of a network; every parameter decays, norms and biases included.
 
     Args:
         model: The network.
-        name: One of `OPTIMIZERS`. "adam" adds the weight decay to the gradient (as U-KAN trains), "adamw"
-            shrinks the weights directly; all apply it to every parameter, norms and biases included.
-        lr: Learning rate.
-        kan_lr: Learning rate of KAN layers; None: `lr`.
-        weight_decay: Weight decay.
-        betas: Of Adam and AdamW.
-        eps: Of Adam and AdamW.
-        momentum: Of SGD.
-        nesterov: Of SGD.
-
-    Raises:
-        ValueError: The name is unknown.
+        part: Which optimizer, and its options.
     """
-    groups = parameter_groups(model, lr=lr, kan_lr=kan_lr)
+    groups = parameter_groups(model, lr=part.lr, kan_lr=part.kan_lr)
+    if isinstance(part, parts.SGD):
+        return SGD(groups, lr=part.lr, momentum=part.momentum, nesterov=part.nesterov, weight_decay=part.weight_decay)
+    assert isinstance(part, parts.Adam | parts.AdamW)
     # One pass over the memory of each parameter: on the processor several times as fast, with the same result. On other
     # devices mixed precision forbids clipping beside it.
     fused = True if all(p.device.type == "cpu" for p in model.parameters()) else None
-    if name == "adam":
-        return Adam(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
-    if name == "adamw":
-        return AdamW(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
-    if name == "sgd":
-        return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
-    raise ValueError(unknown("optimizer", name, OPTIMIZERS))
+    kind = Adam if isinstance(part, parts.Adam) else AdamW
+    return kind(groups, lr=part.lr, betas=part.betas, eps=part.eps, weight_decay=part.weight_decay, fused=fused)
 
 
-def make_schedule(optimizer: Optimizer, name: str, *, epochs: int, min_lr: float = 0.0) -> LRScheduler:
+def make_schedule(optimizer: Optimizer, part: parts.Schedule, epochs: int) -> LRScheduler:
     """Build a schedule to be stepped after every epoch.
 
     Args:
         optimizer: What it drives.
-        name: "cosine": every group falls from its own rate to the same `min_lr` in `epochs` epochs, and
-            climbs back after that. "polynomial": times (1 - epoch / epochs)^0.9. "constant": unchanged.
-            "warmup_cosine": rises to twice the rate in a tenth of the epochs, then falls on a cosine that would be
-            at 0 a tenth after the end (released Diffusion U-KAN).
-        epochs: Length of the fall; of rise and fall with "warmup_cosine".
-        min_lr: Floor of either cosine.
+        part: Which schedule, and its options.
+        epochs: Length of the training, and so of the schedule where it does not name its own.
 
     Raises:
-        ValueError: The name is unknown, or the floor lies above a learning rate, so that it would rise.
+        ValueError: The floor lies above a learning rate, so that it would rise.
     """
-    low = min(group["lr"] for group in optimizer.param_groups)
-    if name in ("cosine", "warmup_cosine") and min_lr > low:
-        raise ValueError(f"optim.min_lr={min_lr:g} is above the learning rate {low:g}; give a lower floor, such as 0")
-    if name == "warmup_cosine":
-        floors = [min_lr / group["lr"] for group in optimizer.param_groups]
-        return LambdaLR(optimizer, [partial(warmup_cosine, epochs=epochs, floor=floor) for floor in floors])
-    if name == "cosine":
-        return CosineAnnealingLR(optimizer, T_max=epochs, eta_min=min_lr)
-    if name == "polynomial":
-        return PolynomialLR(optimizer, total_iters=epochs, power=POLYNOMIAL_POWER)
-    if name == "constant":
+    if isinstance(part, parts.Constant):
         return ConstantLR(optimizer, factor=1.0, total_iters=0)
-    raise ValueError(unknown("schedule", name, SCHEDULES))
+    assert isinstance(part, parts.Cosine | parts.Polynomial | parts.WarmupCosine)
+    length = part.schedule_epochs or epochs
+    if isinstance(part, parts.Polynomial):
+        return PolynomialLR(optimizer, total_iters=length, power=POLYNOMIAL_POWER)
+    low = min(group["lr"] for group in optimizer.param_groups)
+    if part.min_lr > low:
+        raise ValueError(
+            f"optim.min_lr={part.min_lr:g} is above the learning rate {low:g}; give a lower floor, such as 0"
+        )
+    if isinstance(part, parts.Cosine):
+        return CosineAnnealingLR(optimizer, T_max=length, eta_min=part.min_lr)
+    floors = [part.min_lr / group["lr"] for group in optimizer.param_groups]
+    return LambdaLR(optimizer, [partial(warmup_cosine, epochs=length, floor=floor) for floor in floors])
 
 
 def warmup_cosine(epoch: int, *, epochs: int, floor: float = 0.0) -> float:

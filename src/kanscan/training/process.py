@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kanscan.config.parts import CosineNoise, DiffusionConfig, LinearNoise
 from kanscan.registry import unknown
 
 SCHEDULES = ("linear", "cosine")
@@ -103,6 +104,18 @@ class NoiseProcess:
         scheduler = DDIMScheduler(**options) if sampler == "ddim" else DDPMScheduler(variance_type=kind, **options)
         scheduler.alphas_cumprod, scheduler.alphas, scheduler.betas = kept, alphas, 1 - alphas
         return scheduler
+
+
+def noise_process(part: DiffusionConfig) -> NoiseProcess:
+    """Build the process that a recipe describes.
+
+    Raises:
+        ValueError: The betas fall.
+    """
+    if isinstance(part, LinearNoise):
+        return NoiseProcess(part.num_steps, part.schedule, part.beta_start, part.beta_end)
+    assert isinstance(part, CosineNoise)
+    return NoiseProcess(part.num_steps, part.schedule)
 
 
 @dataclass(frozen=True)

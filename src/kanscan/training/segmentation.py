@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kanscan.config.parts import OptimConfig
 from kanscan.metrics import IGNORED
 from kanscan.training.losses import DeepSupervisionLoss
 from kanscan.training.task import Averages, Batch, Figures, Task, epoch_seed
@@ -43,8 +43,8 @@ class SegmentationTask(Task):
     Args:
         model: Network that maps images to logits.
         loss: Takes logits `(B, K, *S)` and integer labels `(B, *S)`.
-        optimizer: Keywords of `make_optimizer`.
-        schedule: Keywords of `make_schedule`.
+        optim: Optimizer and schedule.
+        epochs: Length of the training.
         seed: Seed of the run.
         deep_supervision: Train on all of the network's `side_outputs`; validation looks at the full resolution only.
     """
@@ -53,13 +53,13 @@ class SegmentationTask(Task):
         self,
         model: SegmentationNetwork,
         loss: nn.Module,
+        optim: OptimConfig,
+        epochs: int,
         *,
-        optimizer: Mapping[str, Any],
-        schedule: Mapping[str, Any],
         seed: int = 0,
         deep_supervision: bool = False,
     ) -> None:
-        super().__init__(model, optimizer=optimizer, schedule=schedule, seed=seed)
+        super().__init__(model, optim, epochs, seed=seed)
         self.loss = loss
         self.side_loss = DeepSupervisionLoss(loss) if deep_supervision else None
 

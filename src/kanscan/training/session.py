@@ -72,7 +72,7 @@ def try_step(task: Task, batch: Mapping[str, Any], device: torch.device) -> tupl
     """
     moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
     task.to(device).train()
-    optimizer = make_optimizer(task.model, **task.optimizer_options)
+    optimizer = make_optimizer(task.model, task.optim)
     began = time.perf_counter()
     with enough_memory():
         loss = task.training_step(moved, 0)

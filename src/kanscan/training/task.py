@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from kanscan.config.parts import OptimConfig
 from kanscan.training.optim import learning_rates, make_optimizer, make_schedule
 
 Batch = Mapping[str, Any]
@@ -25,15 +26,15 @@ class Task(LightningModule):
 
     Args:
         model: The network that is trained.
-        optimizer: Keywords of `make_optimizer`.
-        schedule: Keywords of `make_schedule`.
+        optim: Optimizer and schedule.
+        epochs: Length of the training.
         seed: Seed of the run.
     """
 
-    def __init__(self, model: Any, *, optimizer: Mapping[str, Any], schedule: Mapping[str, Any], seed: int = 0) -> None:
+    def __init__(self, model: Any, optim: OptimConfig, epochs: int, *, seed: int = 0) -> None:
         super().__init__()
         self.model: Any = model
-        self.optimizer_options, self.schedule_options = dict(optimizer), dict(schedule)
+        self.optim, self.epochs = optim, epochs
         self.seed = seed
         self.sums: dict[str, Averages] = {"train": Averages(), "val": Averages()}
         self.rates = (float("nan"), float("nan"))
@@ -61,8 +62,8 @@ class Task(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and the schedule, stepped after each epoch."""
-        optimizer = make_optimizer(self.model, **self.optimizer_options)
-        schedule = make_schedule(optimizer, **self.schedule_options)
+        optimizer = make_optimizer(self.model, self.optim)
+        schedule = make_schedule(optimizer, self.optim, self.epochs)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
