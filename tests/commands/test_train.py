@@ -265,7 +265,7 @@ def test_a_broken_folder_is_one_sentence_and_leaves_nothing(tmp_path, kind, word
         (["trainer.device=gpu"], "unknown device 'gpu'"),
         (["trainer.precision=16-mixed"], "needs a GPU"),
         (["split.kind=file"], "split.file"),
-        (["data.root=nowhere"], "no (data )?folder at nowhere"),
+        (["data.root=nowhere"], "no folder at nowhere"),
         (["resume=maybe"], "resume is true or false"),
     ],
 )

@@ -9,14 +9,14 @@ from PIL import Image
 
 from kanscan.data import make_reader
 from kanscan.data.case import Case, LabelMap
+from kanscan.data.loading import CaseError, EpochSampler, make_loader
 from kanscan.data.made.synthetic import write_ultrasound
 from kanscan.data.pictures.dataset import (
-    CaseError,
-    EpochSampler,
-    Joined,
-    SegmentationDataset,
+    ConcatenatedDataset,
+    PictureDataset,
+    bare_pictures,
     estimate_cache_mib,
-    make_loader,
+    labelled_pictures,
 )
 from kanscan.data.pictures.transforms import Preprocessing
 
@@ -28,9 +28,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Case], LabelM
     return reader.cases(root), reader.label_map
 
 
-def dataset(source, **options) -> SegmentationDataset:
+def dataset(source, **options) -> PictureDataset:
     options = {"augmentation": "default", "seed": 3} | options
-    return SegmentationDataset(source[0], Preprocessing(1, (32, 32)), source[1], **options)
+    return labelled_pictures(source[0], Preprocessing(1, (32, 32)), source[1], **options)
 
 
 def batches(source, epoch: int = 0, **options) -> list[dict]:
@@ -73,7 +73,9 @@ def test_the_cache_changes_nothing_but_reading(source):
         assert torch.equal(cached[2, index]["image"], plain[2, index]["image"])
     assert not torch.equal(cached[2, 0]["image"], cached[3, 0]["image"])
     small = dataset(source, cache_limit_mib=0.001)
-    assert small._cache is None and "read again each epoch" in small.cache_note
+    assert small.memory is not None and not small.memory.fits and "read again each epoch" in str(small.memory)
+    small.fill_cache()
+    assert small[2, 0]["id"] == cached[2, 0]["id"] and cached.memory is not None and cached.memory.fits
     assert estimate_cache_mib(source[0], Preprocessing(1, (32, 32))) == pytest.approx(7 * 32 * 32 * 2 / 2**20)
 
 
@@ -86,7 +88,7 @@ def test_without_augmentation_the_item_is_the_prepared_picture(source):
 def test_joined_sets_serve_the_items_of_their_parts_in_a_row(source):
     cases, labels = source
     one, other = dataset((cases[:3], labels)), dataset((cases[3:], labels), seed=4)
-    both = Joined(one, other)
+    both = ConcatenatedDataset(one, other)
     assert len(both) == 7
     assert [both[i]["id"] for i in range(7)] == [case.id for case in cases]
     assert [both[5, i]["index"] for i in range(7)] == list(range(7))
@@ -94,9 +96,9 @@ def test_joined_sets_serve_the_items_of_their_parts_in_a_row(source):
     assert torch.equal(both[5, 3]["image"], other[5, 0]["image"])
     both.set_epoch(6)
     assert torch.equal(both[6]["image"], other[6, 3]["image"])
-    assert "3 cases" in both.cache_note
-    small = Joined(one, dataset((cases[3:], labels), cache_limit_mib=0))
-    assert small.cache_note.endswith("each epoch")
+    assert both.memory is not None and both.memory.fits and "3 cases" in str(both.memory)
+    small = ConcatenatedDataset(one, dataset((cases[3:], labels), cache_limit_mib=0))
+    assert small.memory is not None and not small.memory.fits
 
 
 def test_sampler_covers_every_index_once_and_shares_among_processes():
@@ -112,14 +114,14 @@ def test_pictures_of_their_own_size_need_equal_sizes_in_a_batch(source, draw, tm
         Case(n, (draw(tmp_path / f"{n}.png", "L", size=s),), (draw(tmp_path / f"{n}_m.png", "L", size=s, value=255),))
         for n, s in (("a", (24, 32)), ("b", (32, 24)))
     ]
-    data = SegmentationDataset(cases, Preprocessing(1, None), LabelMap())
+    data = labelled_pictures(cases, Preprocessing(1, None), LabelMap())
     assert data[1]["image"].shape == (1, 32, 24)
     with pytest.raises(ValueError, match=r"24 x 32 \(a\), 32 x 24 \(b\); set data.image_size"):
         list(make_loader(data, batch_size=2))
 
 
 def test_a_quarter_turn_of_a_wide_picture_keeps_the_batch_size(source):
-    data = SegmentationDataset(source[0], Preprocessing(1, (24, 32)), source[1], augmentation="flip_rotate", seed=1)
+    data = labelled_pictures(source[0], Preprocessing(1, (24, 32)), source[1], augmentation="flip_rotate", seed=1)
     for epoch in range(8):
         item = data[epoch, 0]
         assert item["image"].shape == (1, 24, 32) and item["label"].shape == (24, 32)
@@ -130,7 +132,7 @@ def test_a_broken_file_is_one_sentence_even_from_a_worker(source, draw, tmp_path
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     case = Case("x", (broken,), (draw(tmp_path / "m.png", "L", value=255),))
-    data = SegmentationDataset([source[0][0], case], Preprocessing(1, (32, 32)), LabelMap(), cache=False)
+    data = labelled_pictures([source[0][0], case], Preprocessing(1, (32, 32)), LabelMap(), cache=False)
     with pytest.raises(CaseError, match=r"^cannot read .*broken\.png: it is not an image") as raised:
         list(make_loader(data, batch_size=1, num_workers=num_workers))
     assert "\n" not in str(raised.value)
@@ -138,9 +140,9 @@ def test_a_broken_file_is_one_sentence_even_from_a_worker(source, draw, tmp_path
 
 def test_nothing_to_load(source):
     with pytest.raises(ValueError, match="no case to load"):
-        SegmentationDataset([], Preprocessing(), LabelMap())
+        labelled_pictures([], Preprocessing(), LabelMap())
     bare = Case("a", source[0][0].images)
     with pytest.raises(ValueError, match="1 of 1 cases have no label file, first 'a'"):
-        SegmentationDataset([bare], Preprocessing(), LabelMap())
-    item = SegmentationDataset([bare], Preprocessing(1, (8, 8)), LabelMap(), labelled=False)[0]
+        labelled_pictures([bare], Preprocessing(), LabelMap())
+    item = bare_pictures([bare], Preprocessing(1, (8, 8)))[0]
     assert "label" not in item and item["image"].shape == (1, 8, 8)

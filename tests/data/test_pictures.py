@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from kanscan.data.case import LabelMap
+from kanscan.data.loading import make_loader
 from kanscan.data.made.synthetic import write_ultrasound
-from kanscan.data.pictures.dataset import SegmentationDataset, make_loader
+from kanscan.data.pictures.dataset import bare_pictures
 from kanscan.data.pictures.transforms import NORMALIZATIONS, Preprocessing, cut_square
 from kanscan.data.unlabelled import Pictures, open_pictures
 
@@ -84,17 +84,17 @@ def test_symmetric_pictures_fill_minus_one_to_one():
 def dataset(root, **options):
     source = open_pictures(root)
     preprocessing = Preprocessing(3, (16, 16), "symmetric", crop=16)
-    return SegmentationDataset(source.cases, preprocessing, LabelMap(), labelled=False, seed=3, **options)
+    return bare_pictures(source.cases, preprocessing, seed=3, **options)
 
 
 def test_cuts_anywhere_change_with_the_epoch_and_come_back(tmp_path):
     for name in "abc":
         write(tmp_path / f"{name}.png", (64, 90, 3))
-    moving = dataset(tmp_path, cut_anywhere=True)
+    moving = dataset(tmp_path, crop_place="random")
     first, second = moving[0, 0]["image"], moving[1, 0]["image"]
     assert first.shape == (3, 16, 16)
     assert not torch.equal(first, second)
-    assert torch.equal(first, dataset(tmp_path, cut_anywhere=True, cache=False)[0, 0]["image"])
+    assert torch.equal(first, dataset(tmp_path, crop_place="random", cache=False)[0, 0]["image"])
     fixed = dataset(tmp_path)
     assert torch.equal(fixed[0, 0]["image"], fixed[1, 0]["image"])
 

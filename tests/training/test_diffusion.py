@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from golden.figures import Figures, assert_close, figures
 from golden.recipe_u_kan import weights
 from kanscan.config.parts import OPTIMIZERS, Adam, AdamW, LinearNoise, WarmupCosine
-from kanscan.data.pictures.dataset import EpochSampler
+from kanscan.data.loading import EpochSampler
 from kanscan.models import create_model, load_released, released_state_dict
 from kanscan.training.checkpoint import Files, read_state, rows_of_state
 from kanscan.training.diffusion import DiffusionTask, Forgetting

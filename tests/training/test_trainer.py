@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from kanscan.config.parts import OPTIMIZERS
-from kanscan.data.pictures.dataset import EpochSampler
+from kanscan.data.loading import EpochSampler
 from kanscan.models.lkm_unet import LKMUNet
 from kanscan.ops import native
 from kanscan.training.checkpoint import Files, best_row, is_finished, read_state, rows_of_state

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kanscan.config.recipe import Recipe
 from kanscan.data.case import Case
-from kanscan.data.pictures.dataset import SegmentationDataset
+from kanscan.data.pictures.dataset import bare_pictures, labelled_pictures
 from kanscan.data.pictures.labels import read_case_image
 from kanscan.data.pictures.transforms import Preprocessing
 from kanscan.data.source import Opened
@@ -112,16 +112,17 @@ def task_of(recipe: Recipe, model: Network, num_classes: int) -> DiffusionTask:
 
 def loader(recipe: Recipe, source: Opened, ids: Sequence[str], *, training: bool) -> Any:
     """Build the loader of some pictures."""
-    dataset = SegmentationDataset(
-        source.only(ids, "the split"),
-        build_preprocessing(recipe, source.reader.channels),
-        source.label_map,
-        augmentation=recipe.data.augmentation if training else "none",
-        seed=recipe.seed,
-        cache=recipe.data.cache,
-        labelled=recipe.diffusion.with_label,
-        cut_anywhere=training and recipe.data.crop_place == "random",
-    )
+    cases, preprocessing = source.only(ids, "the split"), build_preprocessing(recipe, source.reader.channels)
+    settings: dict[str, Any] = {
+        "augmentation": recipe.data.augmentation if training else "none",
+        "crop_place": recipe.data.crop_place if training else "center",
+        "seed": recipe.seed,
+        "cache": recipe.data.cache,
+    }
+    if recipe.diffusion.with_label:
+        dataset = labelled_pictures(cases, preprocessing, source.label_map, **settings)
+    else:
+        dataset = bare_pictures(cases, preprocessing, **settings)
     return loader_of(recipe, dataset, training=training)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from kanscan.config.parts import NNUNetSplit
 from kanscan.config.recipe import Recipe
 from kanscan.data import Case
-from kanscan.data.pictures.dataset import Cached, make_loader
+from kanscan.data.loading import Cached, make_loader
 from kanscan.data.pictures.transforms import Preprocessing
 from kanscan.data.splits import Split, make_split
 from kanscan.models.base import Network

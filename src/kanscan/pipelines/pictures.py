@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kanscan.config.recipe import Recipe
-from kanscan.data.pictures.dataset import Joined, SegmentationDataset
+from kanscan.data.pictures.dataset import ConcatenatedDataset, labelled_pictures
 from kanscan.data.pictures.transforms import Preprocessing
 from kanscan.data.source import Opened, Selection, open_source
 from kanscan.data.splits import Split
@@ -85,13 +85,13 @@ def loader(recipe: Recipe, source: Opened, ids: Sequence[str], *, training: bool
         "cache": recipe.data.cache,
     }
     preprocessing = build_preprocessing(recipe, source.reader.channels)
-    dataset = SegmentationDataset(source.only(ids, "the split"), preprocessing, source.label_map, **settings)
+    dataset = labelled_pictures(source.only(ids, "the split"), preprocessing, source.label_map, **settings)
     if not training or recipe.data.extra_training is None:
         return loader_of(recipe, dataset, training=training)
     extra = open_extra(recipe, source)
     # Another seed: equal places in both parts would be turned alike in every epoch.
-    more = SegmentationDataset(extra.cases, preprocessing, extra.label_map, **settings | {"seed": recipe.seed + 1})
-    return loader_of(recipe, Joined(dataset, more), training=True)
+    more = labelled_pictures(extra.cases, preprocessing, extra.label_map, **settings | {"seed": recipe.seed + 1})
+    return loader_of(recipe, ConcatenatedDataset(dataset, more), training=True)
 
 
 def open_extra(recipe: Recipe, source: Opened) -> Opened:

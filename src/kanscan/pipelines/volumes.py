@@ -10,7 +10,7 @@ import torch
 
 from kanscan.config.recipe import Recipe
 from kanscan.data import Case
-from kanscan.data.pictures.dataset import make_loader
+from kanscan.data.loading import make_loader
 from kanscan.data.source import Opened
 from kanscan.data.splits import Split
 from kanscan.data.volumes.augmentation import VOLUME_AUGMENTATIONS

@@ -85,13 +85,14 @@ def prepare(recipe: Recipe, split: Split | None = None, plan: VolumePlan | None 
     split = split or build_split(recipe, source.cases)
     check_batch(recipe, model, len(split.train))
     loaders = build_loaders(recipe, source, split)
+    memory = loaders[0].dataset.memory
     notes = (
         warning,
         started,
         *_data_notes(source, split),
         _extra_note(recipe, len(loaders[0].dataset) - len(split.train)),
-        # A cache that fits needs no word.
-        loaders[0].dataset.cache_note if loaders[0].dataset.cache_note.endswith("each epoch") else "",
+        # Pictures that fit into memory need no word.
+        str(memory) if memory is not None and not memory.fits else "",
     )
     task = build_task(recipe, model, source.label_map.num_classes)
     return Preparation(recipe, source, split, options, model, task, loaders, tuple(filter(None, notes)))
