@@ -47,7 +47,7 @@ def test_several_series_are_named_and_chosen(tmp_path):
     write_series(tmp_path, image, number=3, names=[f"a{k}" for k in range(4)])
     write_series(tmp_path, image + 1, number=7, names=[f"b{k}.dcm" for k in range(4)])
     (tmp_path / "notes.txt").write_text("no image")
-    assert [one.number for one in find_series(tmp_path)[0]] == [3, 7]
+    assert [one.number for one in find_series(tmp_path).series] == [3, 7]
     with pytest.raises(ValueError, match=r"holds 2 series: 3 'made 3' \(MR, 4 files\); 7 'made 7'.* --series NUMBER"):
         read_volume(tmp_path)
     assert np.array_equal(read_volume(tmp_path, series="7").array, image + 1)

@@ -53,9 +53,10 @@ def test_nnunet_raw_data(tmp_path):
     assert reader.label_map.names == ("background", "front", "back")
     (root / "imagesTr" / "case1_0001.nii.gz").unlink()
     (root / "labelsTr" / "case2.nii.gz").unlink()
-    problems = "\n".join(reader.survey(root).problems)
+    survey = reader.survey(root)
+    problems = "\n".join(survey.problems)
     assert "case case1 lacks channel 0001" in problems
-    assert "case case2 has no label" in problems
+    assert survey.notes[0] == "1 cases have no label and are not learned from, first case2"
     assert "labelsTr/case1.nii.gz has no image" in problems
 
 
@@ -65,8 +66,19 @@ def test_ignored_voxels_and_regions(tmp_path):
     assert reader.label_map.names == ("background", "front")
     assert reader.label_map.values == {0: 0, 1: 1, 2: IGNORED}
     assert "ignore" in reader.survey(root).notes[-1]
-    with pytest.raises(ValueError, match="regions are not supported"):
-        label_map_from_json({"background": 0, "whole": [1, 2]}, "dataset.json")
+    brats = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+    parted = label_map_from_json(brats, "dataset.json", [1, 2, 3])
+    assert parted.names == ("background", "whole", "core", "enhancing")
+    assert parted.values == {0: 0, 1: 1, 2: 2, 3: 3}
+    # Whichever region is written last has the voxel.
+    other = label_map_from_json({"background": 0, "core": [2, 3], "whole": [1, 2, 3]}, "dataset.json", [2, 1])
+    assert (other.names, set(other.values.values())) == (("background", "whole"), {0, 1})
+    with pytest.raises(ValueError, match=r"3 regions, regions_class_order 2; one value is due to each"):
+        label_map_from_json(brats, "dataset.json", [1, 2])
+    with pytest.raises(ValueError, match=r"the value -2 of 'odd' cannot be written"):
+        label_map_from_json({"background": 0, "odd": -2, "ignore": -1}, "dataset.json")
+    # Whatever its value, the background comes first.
+    assert label_map_from_json({"background": 255, "disc": 128, "cup": 0}, "x").values == {0: 1, 128: 2, 255: 0}
     with pytest.raises(ValueError, match="a class besides background and ignore"):
         label_map_from_json({"background": 0, "ignore": 1}, "dataset.json")
     with pytest.raises(ValueError, match="at least 2 classes"):

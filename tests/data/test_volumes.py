@@ -18,9 +18,9 @@ from kanscan.data.volumes.formats import (
     read_volume,
     read_volume_pair,
     volume_name,
-    write_label_volume,
 )
 from kanscan.data.volumes.grid import Arrangement, canonical, coarse_axis, content_box, resample_image, resample_label
+from kanscan.data.volumes.nifti import write_label_volume
 from kanscan.data.volumes.slices import shown_slice
 
 THREE = LabelMap(("background", "a", "b"), "values", {0: 0, 1: 1, 2: 2})

@@ -64,6 +64,7 @@ class Case:
         is_volume: The files are volumes (NIfTI, a folder of DICOM slices ...), not pictures.
         series: The DICOM series that the volume is read from; `images` names its folder then.
         stacked: The image files are the slices of one volume, foot to head, and so are the label files.
+        fill_nan: What stands in a volume in place of NaN; None: NaN is refused.
         unspaced: The files of a volume do not say how large a voxel is; distances are counted in voxels.
     """
 
@@ -79,6 +80,7 @@ class Case:
     series: Series | None = None
     stacked: bool = False
     unspaced: bool = False
+    fill_nan: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

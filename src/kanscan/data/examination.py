@@ -156,12 +156,12 @@ def examine_volume(case: Case, label_map: LabelMap) -> CaseFacts:
 def _volume_label_facts(case: Case, label_map: LabelMap, image: Volume | None) -> dict[str, object]:
     values: Counter[int] = Counter()
     modes = []
-    for path, stored in zip(case.labels, stored_labels(case), strict=not case.stacked):
+    for path, stored in zip(case.labels, stored_labels(case, label_map, image), strict=not case.stacked):
         values.update(value_counts(stored.array.astype(np.int64)))
         modes.append(f"{stored.array.dtype} {format_name(path)}")
         if image is not None:
             check_grid(image, stored)
-    label = read_label_volume(case, label_map).array
+    label = read_label_volume(case, label_map, image).array
     counts = np.bincount(label[label != IGNORED], minlength=label_map.num_classes)
     return {
         "label_modes": tuple(modes),

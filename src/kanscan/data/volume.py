@@ -39,6 +39,7 @@ class Volume:
         path: The file or folder, for sentences.
         source: Of DICOM, one instance a slice in the order of the last array axis, which a segmentation refers to.
         notes: What was decided while reading, one sentence each.
+        step: What one stored number is worth where the file scales them (NIfTI's scl_slope), else 0.
     """
 
     array: np.ndarray
@@ -47,6 +48,7 @@ class Volume:
     path: str = "the volume"
     source: tuple[Instance, ...] | None = None
     notes: tuple[str, ...] = ()
+    step: float = 0.0
 
     @property
     def shape(self) -> tuple[int, int, int]:

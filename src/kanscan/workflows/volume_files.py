@@ -14,8 +14,9 @@ import numpy as np
 
 from kanscan.data.case import Case
 from kanscan.data.volume import Volume
-from kanscan.data.volumes.formats import read_case_volume, write_label_volume
+from kanscan.data.volumes.formats import read_case_volume
 from kanscan.data.volumes.grid import Arrangement
+from kanscan.data.volumes.nifti import write_label_volume
 from kanscan.files import atomic, write_text
 from kanscan.inference.volumes import VolumePredictor
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from kanscan.registry import unknown
 _TAGS = (
     *("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "SOPClassUID", "SOPInstanceUID"),
     *("Rows", "Columns", "NumberOfFrames", "ImageType", "SpecificCharacterSet"),
+    *("ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence", "SegmentSequence", "StructureSetROISequence"),
 )
 #: SOP classes that are no images to predict though some hold pixels: how they begin, and what they are.
 _NO_IMAGES = {
@@ -48,6 +49,8 @@ class Header:
         kind: What the file is where it is no image ("segmentation (SEG)"), else "".
         voxels: Rows x columns x frames.
         is_localizer: The scanner calls it a localizer.
+        segments: Of a segmentation or structure set: the names of what it marks.
+        refers_to: The same: SeriesInstanceUID of the images it was drawn on.
     """
 
     path: Path
@@ -59,6 +62,23 @@ class Header:
     kind: str
     voxels: int
     is_localizer: bool
+    segments: tuple[str, ...] = ()
+    refers_to: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies in a place.
+
+    Attributes:
+        series: Of images, sorted by number, then UID.
+        labels: Segmentations and structure sets.
+        notes: What was left out, one sentence each.
+    """
+
+    series: tuple[Series, ...]
+    labels: tuple[Header, ...]
+    notes: tuple[str, ...]
 
 
 def is_dicom_file(path: Path) -> bool:
@@ -106,22 +126,39 @@ def _header(path: Path, head: Any) -> Header:
         kind or ("" if rows and columns else "object without an image"),
         rows * columns * int(text("NumberOfFrames") or 1),
         "LOCALIZER" in ([image_type] if isinstance(image_type, str) else [str(part) for part in image_type]),
+        segment_names(head),
+        tuple(dict.fromkeys(_references(head))),
     )
+
+
+def segment_names(dataset: Any) -> tuple[str, ...]:
+    """List the names of a file's segments (SEG) or regions of interest (RTSTRUCT), in their order."""
+    segments = getattr(dataset, "SegmentSequence", None)
+    if segments is not None:
+        return tuple(str(getattr(one, "SegmentLabel", "")) or f"segment {one.SegmentNumber}" for one in segments)
+    regions = getattr(dataset, "StructureSetROISequence", None) or ()
+    return tuple(str(getattr(one, "ROIName", "")) or f"region {one.ROINumber}" for one in regions)
+
+
+def _references(head: Any) -> Iterator[str]:
+    for series in getattr(head, "ReferencedSeriesSequence", None) or ():
+        yield str(getattr(series, "SeriesInstanceUID", ""))
+    for frame in getattr(head, "ReferencedFrameOfReferenceSequence", None) or ():
+        for study in getattr(frame, "RTReferencedStudySequence", None) or ():
+            for series in getattr(study, "RTReferencedSeriesSequence", None) or ():
+                yield str(getattr(series, "SeriesInstanceUID", ""))
 
 
 def _under(sop_class: str, start: str) -> bool:
     return start.endswith(".") and sop_class.startswith(start)
 
 
-def find_series(path: str | Path, *, deep: bool = False) -> tuple[list[Series], list[str]]:
+def find_series(path: str | Path, *, deep: bool = False) -> Found:
     """Find the series of images in a folder (not below it), or of one file; the header of each file is read once.
 
     Args:
         path: A folder or a file.
         deep: Look into the folders below it too, as a DICOMDIR does: its series lie across folders.
-
-    Returns:
-        Series sorted by number, then UID, and a sentence about what was left out.
     """
     path = Path(path)
     headers = [head for head in map(read_header, _files(path, deep)) if head is not None]
@@ -135,7 +172,9 @@ def find_series(path: str | Path, *, deep: bool = False) -> tuple[list[Series], 
     for head in images:
         members.setdefault(head.series_uid, []).append(head)
     found = [_series(path, heads) for heads in members.values()]
-    return sorted(found, key=lambda one: (one.number is None, one.number or 0, one.uid)), notes
+    found.sort(key=lambda one: (one.number is None, one.number or 0, one.uid))
+    notes += [note for one in found for note in one.notes]
+    return Found(tuple(found), tuple(head for head in headers if head.kind and head.segments), tuple(notes))
 
 
 def _told(path: Path, kinds: Counter[str]) -> list[str]:
@@ -197,11 +236,12 @@ def choose_series(path: str | Path, wanted: str | None = None) -> Series:
     Raises:
         ValueError: There is none, there are several and none was chosen, or none is called so.
     """
-    series, notes = find_series(path)
+    found = find_series(path)
+    series = found.series
     if not series:
-        raise ValueError("; ".join([f"no DICOM image in {path}", *notes]))
+        raise ValueError("; ".join([f"no DICOM image in {path}", *found.notes]))
     if wanted is not None:
-        matching = [one for one in series if one.is_called(wanted)]
+        matching = tuple(one for one in series if one.is_called(wanted))
         if not matching:
             raise ValueError(f"{path}: {unknown('series', wanted, [str(one.number) for one in series])}")
         if len(matching) > 1:
@@ -210,7 +250,7 @@ def choose_series(path: str | Path, wanted: str | None = None) -> Series:
     if len(series) > 1:
         names = "; ".join(one.name for one in series)
         raise ValueError(f"{path} holds {len(series)} series: {names}; choose one with --series NUMBER")
-    return replace(series[0], notes=(*series[0].notes, *notes))
+    return replace(series[0], notes=found.notes)
 
 
 def series_names(series: Sequence[Series], place: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kanscan.data.case import Series
+from kanscan.data.limits import check_voxels
 from kanscan.data.optional_imports import pydicom_module
 from kanscan.data.readable import readable
 from kanscan.data.volume import Instance, Volume
@@ -33,10 +34,12 @@ def read_series(series: Series) -> Volume:
     Raises:
         ValueError: The slices do not form one evenly spaced stack, or a file cannot be decoded.
     """
+    check_voxels(series.folder, [series.voxels])
     slices = sorted_slices([read_dataset(file) for file in series.files], str(series.folder))
     array = _decoded(slices)
     source = tuple(Instance(one.dataset, one.frame) for one in slices)
-    return Volume(array, _affine(slices), None, str(series.folder), source, series.notes)
+    notes = (*series.notes, *_tilt(slices, str(series.folder)))
+    return Volume(array, _affine(slices), None, str(series.folder), source, notes)
 
 
 def read_dataset(file: Path) -> Any:
@@ -96,6 +99,12 @@ class Slice:
         return float(self.position @ np.cross(self.orientation[0], self.orientation[1]))
 
     @property
+    def affine(self) -> np.ndarray:
+        """`(4, 4)`: (column, row, slice) to millimeters (right, front, head); the step across is the normal."""
+        across = np.cross(self.orientation[0], self.orientation[1])
+        return _placed(self, across * self.thickness)
+
+    @property
     def rescale(self) -> tuple[float, float]:
         """Slope and intercept from stored values to the modality's."""
         place = _functional(self.dataset, self.frame, "PixelValueTransformationSequence") or self.dataset
@@ -116,7 +125,12 @@ def _functional(dataset: Any, frame: int | None, name: str) -> Any:
     return None
 
 
-def _slices_of(dataset: Any) -> list[Slice]:
+def frames_of(dataset: Any) -> list[Slice]:
+    """List the frames of a file with their places, in the file's order.
+
+    Raises:
+        ValueError: A frame does not say where it lies, or is a color picture.
+    """
     file = Path(str(getattr(dataset, "filename", "the file")))
     with readable(file):
         frames = int(getattr(dataset, "NumberOfFrames", 1) or 1)
@@ -168,7 +182,7 @@ def sorted_slices(datasets: Sequence[Any], where: str) -> list[Slice]:
     Raises:
         ValueError: Sizes, directions or pixel spacings are mixed, a place is taken twice, or slices are missing.
     """
-    slices = sorted((one for dataset in datasets for one in _slices_of(dataset)), key=lambda one: one.height)
+    slices = sorted((one for dataset in datasets for one in frames_of(dataset)), key=lambda one: one.height)
     first = slices[0]
     for one in slices[1:]:
         if one.size != first.size:
@@ -213,15 +227,28 @@ def _check_gaps(slices: Sequence[Slice], where: str) -> None:
 
 def _affine(slices: Sequence[Slice]) -> np.ndarray:
     first, last = slices[0], slices[-1]
-    normal = np.cross(first.orientation[0], first.orientation[1])
     # A tilted gantry shifts each slice sideways: the step is measured, not taken along the normal.
-    step = (last.position - first.position) / (len(slices) - 1) if len(slices) > 1 else normal * first.thickness
+    return _placed(first, (last.position - first.position) / (len(slices) - 1)) if len(slices) > 1 else first.affine
+
+
+def _placed(one: Slice, step: np.ndarray) -> np.ndarray:
     affine = np.eye(4)
-    affine[:3, 0] = first.orientation[0] * first.spacing[1]
-    affine[:3, 1] = first.orientation[1] * first.spacing[0]
+    affine[:3, 0] = one.orientation[0] * one.spacing[1]
+    affine[:3, 1] = one.orientation[1] * one.spacing[0]
     affine[:3, 2] = step
-    affine[:3, 3] = first.position
+    affine[:3, 3] = one.position
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+
+
+def _tilt(slices: Sequence[Slice], where: str) -> tuple[str, ...]:
+    step = slices[-1].position - slices[0].position
+    length = float(np.linalg.norm(step))
+    if not length:
+        return ()
+    along = abs(slices[-1].height - slices[0].height) / length
+    degrees = float(np.degrees(np.arccos(min(along, 1.0))))
+    text = f"{where}: the gantry is tilted by {degrees:.1f} degrees; label maps keep the shear in their sform alone"
+    return (text,) if degrees > 0.1 else ()
 
 
 def _decoded(slices: Sequence[Slice]) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kanscan.data.case import Survey
-from kanscan.data.readers.described import Described, dataset_json
+from kanscan.data.readers.described import Described, dataset_json, inside
 from kanscan.data.readers.pairing import finish
 from kanscan.data.volumes.formats import volume_files, volume_name
 
@@ -32,26 +32,40 @@ class MSD(Described):
 
     @classmethod
     def recognizes(cls, root: Path) -> bool:
-        """See whether dataset.json lists the cases."""
-        return isinstance(dataset_json(root).get("training"), list)
+        """See whether dataset.json lists the cases by files of these very names; nnU-Net's version 1 adds numbers."""
+        training = dataset_json(root).get("training")
+        if not isinstance(training, list):
+            return False
+        first = next((str(one.get("image", "")) for one in training if isinstance(one, Mapping)), "")
+        name = volume_name(Path(first))
+        return not (root / "imagesTr" / Path(first).name.replace(name, f"{name}_0000")).is_file()
 
     def survey(self, root: Path) -> Survey:
         """List the cases as dataset.json does; files that are not there are named."""
         self._describe(root)
         content = dataset_json(root)
         cases, problems = [], []
+        where = str(root / "dataset.json")
         for entry in content["training"]:
             if not isinstance(entry, Mapping) or "image" not in entry or "label" not in entry:
-                problems.append(f"{root / 'dataset.json'} lists {entry!r} for training; expected image and label")
+                problems.append(f"{where} lists {entry!r} for training; expected image and label")
                 continue
-            image, label = (root / str(entry[key]) for key in ("image", "label"))
+            try:
+                image, label = (inside(root, entry[key], where) for key in ("image", "label"))
+            except ValueError as error:
+                problems.append(str(error))
+                continue
             gone = [p for p in (image, label) if not p.is_file()]
             if gone:
-                problems.append(f"{root / 'dataset.json'} lists {gone[0]}, which is not there")
+                problems.append(f"{where} lists {gone[0]}, which is not there")
             else:
                 cases.append(self._case(volume_name(image), [image], [label]))
-        for item in content.get("test", []):
-            path = root / str(item["image"] if isinstance(item, Mapping) else item)
+        for item in content.get("test") or []:
+            try:
+                path = inside(root, item.get("image", "") if isinstance(item, Mapping) else item, where)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
             if path.is_file():
                 cases.append(self._case(volume_name(path), [path], (), "test"))
         listed = {path for case in cases for path in case.images}

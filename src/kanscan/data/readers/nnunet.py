@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kanscan.data.case import Case, Survey
-from kanscan.data.readers.described import Described, dataset_json
+from kanscan.data.pictures.search import IMAGE_SUFFIXES
+from kanscan.data.readers.described import Described, dataset_json, has_regions, inside
 from kanscan.data.readers.pairing import finish
 from kanscan.data.volumes.formats import volume_files, volume_name
 from kanscan.data.volumes.search import CHANNEL
@@ -32,42 +35,96 @@ class NNUNet(Described):
 
     @classmethod
     def recognizes(cls, root: Path) -> bool:
-        """See whether dataset.json names channels, or files carry channel numbers."""
-        if not (root / "dataset.json").is_file() or not (root / "imagesTr").is_dir():
+        """See whether dataset.json names channels and files carry their numbers, or cases are listed with channels."""
+        if not (root / "dataset.json").is_file():
             return False
         content = dataset_json(root)
-        numbered = [p for p in volume_files(root / "imagesTr")[:5] if CHANNEL.search(volume_name(p))]
-        return bool(numbered) and ("channel_names" in content or "modality" in content)
+        if "channel_names" not in content and "modality" not in content:
+            return False
+        if isinstance(content.get("dataset"), Mapping):
+            return True
+        ending = _picture_ending(content)
+        return any(CHANNEL.search(_stem(p, ending)) for p in _files(root / "imagesTr", ending)[:5])
 
     def survey(self, root: Path) -> Survey:
-        """List the cases of both parts; a case that lacks a channel or a label is named."""
+        """List the cases of both parts; a case that lacks a channel is named, one without label counted."""
         self._describe(root)
+        content = dataset_json(root)
+        ending = _picture_ending(content)
+        if ending and ending not in (".tif", ".tiff"):
+            self.spatial_dims = 2
         cases: list[Case] = []
         problems: list[str] = []
-        for images, labels, subset in (("imagesTr", "labelsTr", None), ("imagesTs", "labelsTs", "test")):
-            known = {volume_name(p): p for p in volume_files(root / labels)}
-            by_case: dict[str, dict[int, Path]] = {}
-            for path in volume_files(root / images):
-                match = CHANNEL.search(volume_name(path))
-                if match is None:
-                    problems.append(f"{path} has no channel number such as _0000 in its name")
-                    continue
-                by_case.setdefault(volume_name(path)[: match.start()], {})[int(match[1])] = path
-            for name, channels in by_case.items():
-                missing = [c for c in range(self.channels) if c not in channels]
-                if missing:
-                    problems.append(f"case {name} lacks channel {missing[0]:04d} in {root / images}")
-                    continue
-                found = (known.pop(name),) if name in known else ()
-                if not found and subset is None:
-                    problems.append(f"case {name} has no label in {root / labels}")
-                cases.append(self._case(name, [channels[c] for c in sorted(channels)], found, subset))
-            problems += [f"label {path} has no image in {root / images}" for path in known.values()]
-        notes = (
-            [f"{root / 'splits_final.json'} is there; use it with split.kind=nnunet"]
-            if (root / "splits_final.json").is_file()
-            else []
-        )
-        if "ignore" in (dataset_json(root).get("labels") or {}):
+        if isinstance(content.get("dataset"), Mapping):
+            self._listed(root, content["dataset"], cases, problems)
+        else:
+            for images, labels, subset in (("imagesTr", "labelsTr", None), ("imagesTs", "labelsTs", "test")):
+                self._numbered(root / images, root / labels, subset, ending, cases, problems)
+        bare = [case.id for case in cases if not case.labels and case.subset is None]
+        notes = [f"{len(bare)} cases have no label and are not learned from, first {bare[0]}"] if bare else []
+        if (root / "splits_final.json").is_file():
+            notes.append(f"{root / 'splits_final.json'} is there; use it with split.kind=nnunet")
+        if has_regions(content):
+            notes.append("regions that overlap are learned and scored as the parts that regions_class_order writes")
+        if "ignore" in (content.get("labels") or {}):
             notes.append("voxels labelled ignore are left out of losses and scores")
         return finish(cases, problems, notes)
+
+    def _numbered(
+        self, images: Path, labels: Path, subset: str | None, ending: str, cases: list[Case], problems: list[str]
+    ) -> None:
+        known = {_stem(p, ending): p for p in _files(labels, ending)}
+        by_case: dict[str, dict[int, Path]] = {}
+        for path in _files(images, ending):
+            match = CHANNEL.search(_stem(path, ending))
+            if match is None:
+                problems.append(f"{path} has no channel number such as _0000 in its name")
+                continue
+            by_case.setdefault(_stem(path, ending)[: match.start()], {})[int(match[1])] = path
+        for name, channels in by_case.items():
+            # A color picture holds its channels in one file.
+            wanted = 1 if self.spatial_dims == 2 and channels.keys() == {0} else self.channels
+            missing = [c for c in range(wanted) if c not in channels]
+            if missing:
+                problems.append(f"case {name} lacks channel {missing[0]:04d} in {images}")
+                continue
+            found = (known.pop(name),) if name in known else ()
+            cases.append(self._case(name, [channels[c] for c in sorted(channels)], found, subset))
+        problems += [f"label {path} has no image in {images}" for path in known.values()]
+
+    def _listed(self, root: Path, listed: Mapping[str, Any], cases: list[Case], problems: list[str]) -> None:
+        """Take the cases that version 2 may list with their files, wherever in the data set they lie."""
+        where = str(root / "dataset.json")
+        for name, entry in listed.items():
+            try:
+                images = [inside(root, one, where) for one in entry["images"]]
+                labels = [inside(root, entry["label"], where)] if entry.get("label") else []
+            except (TypeError, KeyError, AttributeError):
+                problems.append(f"{where} lists {name!r} without images and label")
+                continue
+            except ValueError as error:
+                problems.append(f"case {name}: {error}")
+                continue
+            gone = [path for path in (*images, *labels) if not path.is_file()]
+            if gone:
+                problems.append(f"{where} lists {gone[0]}, which is not there")
+            elif len(images) != self.channels:
+                problems.append(f"case {name} lists {len(images)} images for {self.channels} channels")
+            else:
+                cases.append(self._case(str(name), images, labels))
+
+
+def _picture_ending(content: Mapping[str, Any]) -> str:
+    """Return the ending of data sets of pictures or TIFF stacks, "" for volumes."""
+    ending = str(content.get("file_ending", "")).lower()
+    return ending if ending in IMAGE_SUFFIXES else ""
+
+
+def _files(folder: Path, ending: str) -> list[Path]:
+    if not ending or not folder.is_dir():
+        return volume_files(folder)
+    return sorted(p for p in folder.iterdir() if p.name.lower().endswith(ending) and not p.name.startswith("."))
+
+
+def _stem(path: Path, ending: str) -> str:
+    return path.name[: -len(ending)] if ending else volume_name(path)

@@ -14,6 +14,7 @@ from kanscan.data.readers.folder import compile_pattern
 from kanscan.data.readers.pairing import finish
 from kanscan.data.volumes.formats import volume_files, volume_name
 from kanscan.data.volumes.search import named_labels
+from kanscan.data.volumes.segments import names_of
 
 _LABEL_WORD = re.compile(r"[ _.-]+(?:masks?|seg(?:mentation)?|labels?|gt|anno(?:tation)?)$", re.IGNORECASE)
 
@@ -25,6 +26,7 @@ class Volumes(DatasetReader):
         labels: Mapping of stored values to class names, or "auto": the whole numbers found, in their order.
         group_pattern: As for the reader "folder".
         channel_name: What the images are ("CT", "MR"): decides how they are normalized.
+        fill_nan: What stands in place of NaN in the images; None: NaN is refused.
     """
 
     key = "volumes"
@@ -42,8 +44,14 @@ class Volumes(DatasetReader):
     spatial_dims = 3
     channels = 1
 
-    def __init__(self, labels: Any = "auto", group_pattern: str | None = None, channel_name: str = "") -> None:
-        self.labels = labels
+    def __init__(
+        self,
+        labels: Any = "auto",
+        group_pattern: str | None = None,
+        channel_name: str = "",
+        fill_nan: float | None = None,
+    ) -> None:
+        self.labels, self.fill_nan = labels, fill_nan
         self.pattern = compile_pattern(group_pattern)
         self.channel_names = (channel_name,)
         self.label_map = LabelMap() if labels == "auto" else _map_from_option(labels)
@@ -77,7 +85,9 @@ class Volumes(DatasetReader):
         for name, images, label in rows:
             match = self.pattern.search(name) if self.pattern else None
             group = match[1 if self.pattern and self.pattern.groups else 0] if match else None
-            cases.append(Case(name, images, (label,) if label else (), group=group, is_volume=True))
+            cases.append(
+                Case(name, images, (label,) if label else (), group=group, is_volume=True, fill_nan=self.fill_nan)
+            )
         return finish(cases, problems)
 
     def inspect(self, survey: Survey) -> None:
@@ -107,23 +117,48 @@ def _volume_parts(root: Path) -> tuple[Path, Path | None] | None:
 
 
 def infer_volume_labels(paths: Iterable[Path]) -> LabelMap:
-    """Take the whole numbers in label maps as classes, in their order; unreadable files are passed over.
+    """Take the whole numbers in label maps as classes, in their order, or the names of segments where files name them.
+
+    Unreadable files are passed over.
 
     Raises:
-        ValueError: There are more than 255 of them.
+        ValueError: There are more than 255 values, negative ones, or files of both kinds.
     """
-    from kanscan.data.pictures.label_values import named_values, value_counts
+    from kanscan.data.pictures.label_values import value_counts
     from kanscan.data.volumes.formats import read_stored_volume
 
     found: set[int] = set()
+    named: dict[str, Path] = {}
+    bare: Path | None = None
     for path in paths:
         try:
+            if names := names_of(path):
+                named |= dict.fromkeys(names, path)
+                continue
             stored = read_stored_volume(path).array
         except (OSError, ValueError):
             continue
+        bare = path
         found |= set(value_counts(stored if stored.dtype.kind != "b" else stored.astype("uint8")))
+    if named and bare:
+        raise ValueError(f"{next(iter(named.values()))} names segments, {bare} holds bare numbers; keep one kind")
+    if named:
+        names_found = [name for name in named if name.lower() != "background"]
+        return LabelMap(("background", *names_found), "values", {k: k for k in range(len(names_found) + 1)})
+    return _map_of_values(found)
+
+
+def _map_of_values(found: set[int]) -> LabelMap:
+    from kanscan.data.pictures.label_values import named_values
+
     if len(found) > 255:
         raise ValueError(f"the label maps hold {len(found)} different values, too many for classes")
+    if negative := sorted(v for v in found if v < 0):
+        others = ", ".join(f"{v}: {'background' if v == 0 else 'NAME'}" for v in sorted(found - set(negative)))
+        raise ValueError(
+            f"the label maps hold the value {negative[0]}; if nobody labelled such voxels, say so with the option "
+            f"labels={{{negative[0]}: ignore, {others}}}"
+        )
     values = sorted(found | {0}) if len(found | {0}) > 1 else [0, 1]
     if len(values) == 2:
         return LabelMap(("background", "foreground"), "values", {values[0]: 0, values[1]: 1})

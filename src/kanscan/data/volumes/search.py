@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kanscan.data.case import Case, Series, Survey
-from kanscan.data.dicom.series import find_series, is_dicom_file, series_names
+from kanscan.data.dicom.series import Header, find_series, is_dicom_file, series_names
 from kanscan.data.pictures.array_files import is_array_file
 from kanscan.data.volumes.formats import is_volume_file, volume_name
 
@@ -47,11 +48,13 @@ def survey_volumes(inputs: Iterable[str | Path], channels: int = 1, series: str 
             raise FileNotFoundError(f"no volume or folder at {path}")
         if path.is_dir():
             found, told = _in_folder(path, channels, series)
+        elif path.name.upper() == "DICOMDIR":
+            found, told = _in_folder(path.parent, channels, series)
         elif is_volume_file(path) or is_array_file(path) or path.suffix.lower() in (".tif", ".tiff"):
             loose.setdefault(path.parent, []).append(path)
             continue
         else:
-            found, told = _lone_dicom(path, series)
+            found, told = _lone_dicom(path)
         cases += found
         notes += told
     for files in loose.values():
@@ -126,16 +129,18 @@ def channel_sets(files: Iterable[Path]) -> dict[str, list[Path]]:
     }
 
 
-def _lone_dicom(path: Path, wanted: str | None) -> tuple[list[Case], list[str]]:
-    found, notes = find_series(path)
-    if not found:
-        told = "".join(f"; {note}" for note in notes)
+def _lone_dicom(path: Path) -> tuple[list[Case], list[str]]:
+    found = find_series(path)
+    if not found.series:
+        told = "".join(f"; {note}" for note in found.notes)
         raise ValueError(f"{path} is no volume; expected NIfTI, MHA, NRRD, a TIFF stack or DICOM{told}")
-    return [Case(path.stem, (path,), is_volume=True, series=found[0])], notes
+    return [Case(path.stem, (path,), is_volume=True, series=found.series[0])], list(found.notes)
 
 
 def dicom_cases(root: Path, wanted: str | None = None) -> tuple[list[Case], list[str]]:
     """List the DICOM series in a folder and the folders below; each becomes a case named after its folder.
+
+    Segmentations and structure sets anywhere below become the labels of the series that they were drawn on.
 
     Args:
         root: The folder.
@@ -146,16 +151,31 @@ def dicom_cases(root: Path, wanted: str | None = None) -> tuple[list[Case], list
     """
     cases: list[Case] = []
     notes: list[str] = []
+    labels: dict[str, list[Header]] = {}
     for folder in _folders_of_series(root):
-        is_directory = (folder / "DICOMDIR").is_file()
-        found, told = find_series(folder, deep=is_directory)
-        notes += told + [note for one in found for note in one.notes]
+        found = find_series(folder, deep=(folder / "DICOMDIR").is_file())
+        notes += found.notes
+        for head in found.labels:
+            for uid in head.refers_to:
+                labels.setdefault(uid, []).append(head)
         parts = folder.relative_to(root).parts
         place = "_".join(parts) or folder.resolve().name
-        for name, one in zip(series_names(found, place), found, strict=True):
+        for name, one in zip(series_names(found.series, place), found.series, strict=True):
             if wanted is None or one.is_called(wanted):
                 cases.append(_case(name, folder, one, parts[0] if len(parts) > 1 else None))
+    cases = [_labelled(case, labels.get(case.series.uid, []), notes) if case.series else case for case in cases]
     return cases, notes
+
+
+def _labelled(case: Case, found: Sequence[Header], notes: list[str]) -> Case:
+    """Give a series its labels; of two that mark the same thing neither is taken."""
+    names = Counter(name for head in found for name in head.segments)
+    twice = next((name for name, count in names.items() if count > 1), None)
+    if twice is not None:
+        files = ", ".join(str(head.path) for head in found if twice in head.segments)
+        notes.append(f"{case.id}: {twice!r} is marked more than once ({files}); keep one of them to have labels")
+        return case
+    return replace(case, labels=tuple(head.path for head in found))
 
 
 def _case(name: str, folder: Path, series: Series, group: str | None) -> Case:
