@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 RUNS   ?= runs
 # Whoever edits a kernel gets it compiled again.
-KERNELS := setup.py $(wildcard src/kanscan/ops/*.h src/kanscan/ops/*.cpp src/kanscan/ops/*/*.h src/kanscan/ops/*/*.cpp)
+KERNELS := setup.py $(wildcard $(addprefix src/kanscan/ops/,kernels/*.h kernels/*.cpp */kernels/*.h */kernels/*.cpp))
 
 .PHONY: install demo test lint format docs bench clean
 

@@ -27,7 +27,8 @@ INSTRUCTION_SETS = {
     # GCC 12 warns of its own header for this set.
     "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mprefer-vector-width=512", "-Wno-uninitialized"],
 }
-KERNELS = sorted(path.as_posix() for path in OPS.glob("*/*.cpp"))
+LIBRARY = (OPS / "kernels" / "native.cpp").as_posix()
+KERNELS = sorted(path.as_posix() for path in OPS.glob("*/kernels/*.cpp"))
 HEADERS = sorted(path.as_posix() for path in OPS.rglob("*.h"))
 
 
@@ -52,7 +53,10 @@ class BuildKernels(build_ext):
             raise CompileError("the kernels need GCC or Clang; kanscan is installed without them")
         temporary = Path(self.build_temp)
         objects = self.compiler.compile(
-            [(OPS / "native.cpp").as_posix()], output_dir=str(temporary), extra_postargs=FLAGS, depends=ext.depends
+            [LIBRARY],
+            output_dir=str(temporary),
+            extra_postargs=FLAGS,
+            depends=ext.depends,
         )
         for name, flags in instruction_sets().items():
             objects += self.compiler.compile(
@@ -78,7 +82,7 @@ setup(
     ext_modules=[
         Extension(
             "kanscan.ops._native",
-            sources=[(OPS / "native.cpp").as_posix(), *KERNELS],
+            sources=[LIBRARY, *KERNELS],
             depends=HEADERS,
             language="c++",
             optional=True,

@@ -45,15 +45,18 @@ COLUMNS += ("step_growth_mib", "memory_ratio")
 @contextmanager
 def scans_by(backend: str) -> Iterator[None]:
     """Let networks find this implementation of the scan alone."""
-    table = selective_scan.IMPLEMENTATIONS["selective_scan"]
-    kept = dict(table)
-    table.clear()
-    table[backend] = kept[backend]
+    tables = selective_scan.BACKENDS.values()
+    kept = [dict(table) for table in tables]
+    for table in tables:
+        chosen = table[backend]
+        table.clear()
+        table[backend] = chosen
     try:
         yield
     finally:
-        table.clear()
-        table.update(kept)
+        for table, rows in zip(tables, kept, strict=True):
+            table.clear()
+            table.update(rows)
 
 
 def step_of(name: str, backend: str, side: int = 256) -> Callable[[], None]:

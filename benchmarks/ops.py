@@ -23,7 +23,8 @@ from protocol import (
     record,
 )
 
-from kanscan.ops.bspline import kan_linear, vectorized
+from kanscan.ops.bspline import kan_linear
+from kanscan.ops.bspline import torch as plain
 from kanscan.ops.kaconv import ka_conv
 
 #: (tokens, inputs, outputs)
@@ -35,8 +36,8 @@ def kan(tokens: int, inputs: int, outputs: int) -> None:
     x = torch.randn(tokens, inputs, requires_grad=True)
     weights = [torch.randn(outputs, inputs, *tail, requires_grad=True) for tail in ((), (8,), ())]
     grid = (5, 3, (-1.0, 1.0))
-    given = vectorized.columns(x.detach(), *grid)
-    joint = vectorized.joint_weight(*(w.detach() for w in weights))
+    given = plain.columns(x.detach(), *grid)
+    joint = plain.joint_weight(*(w.detach() for w in weights))
     grad = torch.randn(tokens, outputs)
 
     def both_ways(backend: str) -> None:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
 from golden.figures import assert_close, figures
-from kanscan.ops.bspline import bspline_basis, fit_coefficients, kan_linear, knots, reference, vectorized
+from kanscan.ops.bspline import bspline_basis, fit_coefficients, kan_linear, knots, reference
+from kanscan.ops.bspline import torch as plain
 
 GRIDS = [
     (5, 3, (-1.0, 1.0)),
@@ -45,8 +46,8 @@ def test_basis_is_scipys(size: int, order: int, span: tuple[float, float], backe
 def test_closed_form_is_the_recursion(size: int, order: int, span: tuple[float, float]) -> None:
     x = inputs(span) + 0.00123
     low, high = span
-    bump = vectorized._bump(vectorized._offsets(x, size, order, span), order)
-    slope = vectorized._bump_slope(vectorized._offsets(x, size, order, span), order) * size / (high - low)
+    bump = plain._bump(plain._offsets(x, size, order, span), order)
+    slope = plain._bump_slope(plain._offsets(x, size, order, span), order) * size / (high - low)
     # The recursion runs on knots rounded to float32, which moves a basis by about its slope times 1e-7.
     assert_close(bump, bspline_basis(x, size, order, span, backend="reference"), 2e-6)
     assert_close(slope, reference.basis_derivative(x, size, order, span), 2e-6 * size**2 / (high - low) ** 2)
@@ -106,7 +107,7 @@ def layer(
 @pytest.mark.parametrize(("size", "order", "span"), GRIDS)
 @pytest.mark.parametrize("scaler", [True, False])
 @pytest.mark.parametrize("shape", [(1, 1), (63, 7), (2, 3, 5), (0, 4), (1000, 3)])
-def test_vectorized_equals_reference(
+def test_torch_equals_reference(
     size: int, order: int, span: tuple[float, float], scaler: bool, shape: tuple[int, ...]
 ) -> None:
     tensors = layer(shape, 3, size + order, scaler)
@@ -140,8 +141,8 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         return [y, *torch.autograd.grad(y.pow(2).sum(), leaves)]
 
     whole = run()
-    monkeypatch.setattr(vectorized, "BLOCK_NUMBERS", 17 * 5 * 9)
-    assert vectorized._block_rows(5, 8) == 17
+    monkeypatch.setattr(plain, "BLOCK_NUMBERS", 17 * 5 * 9)
+    assert plain._block_rows(5, 8) == 17
     for ours, expected in zip(run(), whole, strict=True):
         assert_close(ours, expected, 1e-10)
 

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from golden.figures import assert_close, figures
-from kanscan.ops.kaconv import check_conv, check_linear, factorized, ka_conv, ka_linear
+from kanscan.ops.bspline import Grid
+from kanscan.ops.kaconv import check_conv, check_linear, ka_conv, ka_linear
+from kanscan.ops.kaconv import torch as plain
 from kanscan.ops.kaconv.setting import Setting
 
-GRID = (5, 3, (-1.0, 1.0))
+GRID = Grid(5, 3, (-1.0, 1.0))
 GRIDS = [GRID, (3, 2, (-2.0, 0.5)), (4, 1, (-1.0, 1.0)), (2, 0, (0.0, 1.0))]
 #: inputs, outputs, size, then what ka_conv takes.
 WINDOWS = [
@@ -119,7 +121,7 @@ def both(dtype: torch.dtype, tensors: list[Tensor | None], **options: object) ->
 @pytest.mark.parametrize("gradient", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_factorized_equals_unfolded(
+def test_torch_equals_unfolded(
     window: tuple,
     contributes: bool,
     gradient: bool,
@@ -127,7 +129,7 @@ def test_factorized_equals_unfolded(
     dtype: torch.dtype,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(factorized, "BLOCK_INPUTS", 40)
+    monkeypatch.setattr(plain, "BLOCK_INPUTS", 40)
     inputs, outputs, size, options = window
     kernel, groups = options["kernel"], options.get("groups", 1)
     x, u, v, weight = draw(
@@ -251,7 +253,7 @@ def test_wrong_arguments_are_named(change: dict, word: str) -> None:
     tensors |= {"spline_weight": torch.zeros(4, 8), "input_weight": None}
     facts |= {key: value for key, value in change.items() if key in facts}
     tensors |= {key: value for key, value in change.items() if key in tensors}
-    setting = Setting((3, 3), facts["stride"], (0, 0), (1, 1), facts["groups"], True, facts["grid"])
+    setting = Setting((3, 3), facts["stride"], (0, 0), (1, 1), facts["groups"], True, Grid(*facts["grid"]))
     with pytest.raises(ValueError, match=word):
         check_conv(*tensors.values(), setting)
 

@@ -10,8 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from kanscan.ops import backend, native
+from kanscan import ops
+from kanscan.layers.kan import KANLinear
+from kanscan.ops import dispatch, native
+from kanscan.ops.bspline import bspline_basis, kan_linear
+from kanscan.ops.dispatch import Backend, choose
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OPS = REPOSITORY / "src" / "kanscan" / "ops"
@@ -54,13 +59,32 @@ def test_an_unknown_instruction_set_is_explained() -> None:
 
 
 def test_auto_takes_the_first_that_can() -> None:
-    table = {"cpu": len, "torch": sum}
-    assert backend.choose("op", table, "auto") is len
-    assert backend.choose("op", table, "auto", {"cpu": "no"}) is sum
+    def refusal(answer: str | None, *, asked: bool) -> str | None:
+        return answer
+
+    table = {"cpu": Backend(len, refusal, lambda: None), "torch": Backend(sum)}
+    assert choose("op", table, "auto", None) is len
+    assert choose("op", table, "auto", "no") is sum
     with pytest.raises(ValueError, match="'cpu' cannot be used: no"):
-        backend.choose("op", table, "cpu", {"cpu": "no"})
+        choose("op", table, "cpu", "no")
     with pytest.raises(ValueError, match="auto, cpu, torch"):
-        backend.choose("op", table, "cuda")
+        choose("op", table, "cuda", None)
+
+
+def test_a_switch_asks_for_one_backend_and_layers_obey() -> None:
+    layer, x = KANLinear(3, 4), torch.randn(2, 3)
+    with ops.backend("reference"):
+        assert torch.equal(layer(x), kan_linear(x, *layer.parameters(), backend="reference"))
+        with ops.backend("torch"):
+            assert torch.equal(layer(x), kan_linear(x, *layer.parameters(), backend="torch"))
+    with ops.backend("triton"):
+        assert bspline_basis(x).shape == (2, 3, 8)
+        if not torch.cuda.is_available():
+            with pytest.raises(ValueError, match="'triton' cannot be used"):
+                layer(x)
+    with pytest.raises(ValueError, match="there are auto, torch, reference, triton, cpu"):
+        ops.backend("cuda")
+    assert dispatch._asked == "auto"
 
 
 @needs_kernels

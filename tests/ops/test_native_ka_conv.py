@@ -182,7 +182,7 @@ def test_opcheck(groups: int, layout: torch.memory_format) -> None:
     torch.library.opcheck(torch.ops.kanscan.ka_conv.default, (*tensors, *rest))
     plain = [t.detach() for t in tensors]
     y, sums = torch.ops.kanscan.ka_conv(*plain, *rest)
-    backward = (torch.randn_like(y), *plain, sums, *rest, True, groups == 1, True)
+    backward = (torch.randn_like(y), *plain, sums, *rest, [True, groups == 1, True])
     torch.library.opcheck(torch.ops.kanscan.ka_conv_backward.default, backward)
 
 
@@ -192,7 +192,7 @@ def test_opcheck_of_the_linear_layer() -> None:
     torch.library.opcheck(torch.ops.kanscan.ka_linear.default, (*tensors, *rest))
     plain = [t.detach() for t in tensors]
     y, sums = torch.ops.kanscan.ka_linear(*plain, *rest)
-    backward = (torch.randn_like(y), *plain, sums, *rest, True, False)
+    backward = (torch.randn_like(y), *plain, sums, *rest, [True, False, False])
     torch.library.opcheck(torch.ops.kanscan.ka_linear_backward.default, backward)
 
 

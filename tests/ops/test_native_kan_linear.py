@@ -144,7 +144,7 @@ def test_opcheck(scaler: bool) -> None:
     tensors = layer(7, 4, 3, 8, scaler)
     torch.library.opcheck(torch.ops.kanscan.kan_linear.default, (*tensors, 5, 3, -1.0, 1.0))
     plain = [t if t is None else t.detach() for t in tensors]
-    backward = (torch.randn(7, 3), *plain, 5, 3, -1.0, 1.0, True, False)
+    backward = (torch.randn(7, 3), *plain, 5, 3, -1.0, 1.0, [True, *[False] * 3])
     torch.library.opcheck(torch.ops.kanscan.kan_linear_backward.default, backward)
 
 

@@ -140,7 +140,7 @@ def test_products_that_the_interpreter_gets_wrong_are_refused() -> None:
 @pytest.mark.slow
 def test_the_kernels_compile_for_a_device() -> None:
     code = """
-from kanscan.ops.bspline import triton_kernels as kernels
+from kanscan.ops.bspline.kernels import triton as kernels
 
 sizes = ("rows", "inputs", "outputs", "columns", "share_rows", "x_row", "x_input", "grad_row", "grad_output")
 tile = dict(order=3, precision="ieee", BLOCK_ROWS=64, BLOCK_INPUTS=64, BLOCK_OUTPUTS=64)

@@ -195,7 +195,7 @@ def test_what_the_kernel_cannot_do() -> None:
 @pytest.mark.slow
 def test_the_kernels_compile_for_a_device() -> None:
     code = """
-from kanscan.ops.selective_scan.triton_kernels import scan_backward, scan_forward
+from kanscan.ops.selective_scan.kernels.triton import scan_backward, scan_forward
 
 sizes = ("samples", "groups", "width", "length", "states", "span")
 for hold, absent in ((False, ("order", "D", "z", "delta_bias", "initial_state", "kept")), (True, ())):

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kanscan.layers.spline import Bases, SplineLayer
 from kanscan.ops.bspline import Grid, check_grid
-from kanscan.ops.selective_scan import without_autocast
+from kanscan.ops.dispatch import without_autocast
 
 #: Numbers a block of bases may hold: some ten temporaries of this size live at once.
 BLOCK_NUMBERS = 2**21

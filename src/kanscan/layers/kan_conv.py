@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from kanscan.layers.kan import KANLinear
 from kanscan.layers.spline import SharedSplineLayer, SplineLayer
 from kanscan.ops.bspline import Grid, bspline_basis, fit_coefficients, knots
+from kanscan.ops.dispatch import without_autocast
 from kanscan.ops.kaconv import ka_conv, ka_linear
-from kanscan.ops.selective_scan import without_autocast
 
 Pair = tuple[int, int]
 

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from kanscan.layers.drop_path import DropPath
+from kanscan.ops.dispatch import without_autocast
 from kanscan.ops.scan_order import CROSS, order_index
-from kanscan.ops.selective_scan import DISCRETIZATIONS, selective_scan, without_autocast
-from kanscan.ops.selective_scan.directions import directional_scan
+from kanscan.ops.selective_scan import DISCRETIZATIONS, directional_scan, selective_scan
 
 MERGES = ("sum", "reweight")
 PROJECTIONS = ("shared", "separate")

@@ -35,20 +35,21 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
 
-def refusal(x: Tensor, *, asked: bool) -> str | None:
-    """Return why the kernels cannot compute on the device of `x`, or None if they can.
+def refusal(*tensors: Tensor, asked: bool) -> str | None:
+    """Return why the kernels cannot compute on these tensors, or None if they can.
 
     Args:
-        x: An input.
+        *tensors: The input first.
         asked: Whether the kernels were asked for by name; only then they are interpreted.
     """
     if ABSENCE is not None:
         return f"the Triton kernels are absent: {ABSENCE}"
-    if x.device.type == "cuda":
-        return None
-    if asked and x.device.type == "cpu" and interpreting():
-        return None
-    return f"the kernel computes on a CUDA device, and the input is on {x.device.type}"
+    kind = tensors[0].device.type
+    if kind != "cuda" and not (asked and kind == "cpu" and interpreting()):
+        return f"the kernel computes on a CUDA device, and the input is on {kind}"
+    if any(t.dtype == torch.float64 for t in tensors):
+        return "the kernel computes in float32, and float64 was asked for"
+    return None
 
 
 def absence() -> str | None:

@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 LIBRARY = Path(__file__).with_name("_native.so")
 #: Instruction sets and the numbers in one of their vectors, best last.
@@ -144,15 +143,20 @@ def _find_advise() -> Callable[..., int] | None:
 _advise = _find_advise()
 
 
-def outright(*tensors: Tensor) -> bool:
-    """Tell whether an op can be computed without torch's dispatcher, which costs a fifth of a millisecond a call.
+def absence() -> str | None:
+    """Tell why the compiled kernels cannot be used here, or None if they can."""
+    return ABSENCE
 
-    Graphs that are traced, tensors of other classes or without memory (a training is sized on them before it starts),
-    and whoever listens to the dispatcher need the registered op.
-    """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_in_torch_dispatch_mode():
-        return False
-    return all(type(t) in (Tensor, torch.nn.Parameter) and not t.is_meta for t in tensors)
+
+def refusal(*tensors: Tensor, devices: Sequence[str] = ("cpu",)) -> str | None:
+    """Return why the kernels cannot compute on these tensors, the input first, or None if they can."""
+    if ABSENCE is not None:
+        return f"the compiled kernels are absent: {ABSENCE}"
+    if tensors[0].device.type not in devices:
+        return f"the kernel computes on the processor, and the input is on {tensors[0].device.type}"
+    if any(t.dtype == torch.float64 for t in tensors):
+        return "the kernel computes in float32, and float64 was asked for"
+    return None
 
 
 _functions: dict[tuple[str, str], Any] = {}

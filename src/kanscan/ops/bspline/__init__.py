@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kanscan.ops.backend import choose
-from kanscan.ops.bspline import cpu, reference, triton, vectorized
+from kanscan.ops.bspline import cpu, reference, triton
+from kanscan.ops.bspline import torch as plain
 from kanscan.ops.bspline.grid import Grid, check_grid, knots
+from kanscan.ops.bspline.reference import fit_coefficients
+from kanscan.ops.dispatch import Backend, choose
 
-__all__ = ["Grid", "bspline_basis", "check_grid", "fit_coefficients", "kan_linear", "knots"]
+__all__ = ["BACKENDS", "Grid", "bspline_basis", "check_grid", "fit_coefficients", "kan_linear", "knots"]
 
-_BASIS: dict[str, Callable[..., Tensor]] = {"torch": vectorized.basis, "reference": reference.bspline_basis}
-_LINEAR: dict[str, Callable[..., Tensor]] = {
-    "triton": triton.kan_linear,
-    "cpu": cpu.kan_linear,
-    "torch": vectorized.kan_linear,
-    "reference": reference.kan_linear,
+Run = Callable[..., Tensor]
+_BASIS: dict[str, Backend[Run]] = {"torch": Backend(plain.basis), "reference": Backend(reference.bspline_basis)}
+_LINEAR: dict[str, Backend[Run]] = {
+    "triton": Backend(triton.kan_linear, triton.refusal, triton.absence),
+    "cpu": Backend(cpu.kan_linear, cpu.refusal, cpu.absence),
+    "torch": Backend(plain.kan_linear),
+    "reference": Backend(reference.kan_linear),
 }
-IMPLEMENTATIONS = {"bspline_basis": _BASIS, "kan_linear": _LINEAR}
+BACKENDS = {"bspline_basis": _BASIS, "kan_linear": _LINEAR}
 
 
 def bspline_basis(
@@ -97,42 +99,5 @@ def kan_linear(
             f"kan_linear: inputs {tuple(x.shape)} and spline_weight {tuple(spline_weight.shape)} do not fit "
             f"base_weight {tuple(base_weight.shape)}; expected (..., {inputs}) and {expected}"
         )
-    refusals = {
-        "triton": triton.refusal(x, base_weight, spline_order, asked=backend == "triton"),
-        "cpu": cpu.refusal(x, base_weight, spline_order),
-    }
-    implementation = choose("kan_linear", _LINEAR, backend, refusals)
-    return implementation(
-        x,
-        base_weight,
-        spline_weight,
-        spline_scaler,
-        grid_size=grid_size,
-        spline_order=spline_order,
-        grid_range=grid_range,
-    )
-
-
-def fit_coefficients(
-    x: Float[Tensor, " points"],
-    y: Float[Tensor, "points *curves"],
-    *,
-    grid_size: int = 5,
-    spline_order: int = 3,
-    grid_range: tuple[float, float] = (-1.0, 1.0),
-) -> Float[Tensor, "bases *curves"]:
-    """Fit splines to sampled curves: least squares, and the smallest coefficients where that leaves a choice.
-
-    Args:
-        x: Where the curves are sampled; the same places for all of them.
-        y: Values of the curves.
-        grid_size: As in `bspline_basis`.
-        spline_order: As in `bspline_basis`.
-        grid_range: As in `bspline_basis`.
-
-    Returns:
-        Coefficients along the first axis.
-    """
-    basis = reference.bspline_basis(x, grid_size, spline_order, grid_range)
-    # Few points, many curves: one pseudo-inverse serves all of them and is the minimum-norm solution by definition.
-    return torch.tensordot(torch.linalg.pinv(basis), y, dims=1)
+    run = choose("kan_linear", _LINEAR, backend, x, base_weight, spline_order)
+    return run(x, base_weight, spline_weight, spline_scaler, Grid(grid_size, spline_order, grid_range))

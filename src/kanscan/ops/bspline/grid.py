@@ -78,3 +78,15 @@ def knots(
     low, high = grid_range
     index = torch.arange(-spline_order, grid_size + spline_order + 1, dtype=torch.float32, device=device)
     return (index * ((high - low) / grid_size) + low).to(dtype)
+
+
+#: Degrees of splines that kernels have.
+KERNEL_ORDERS = (1, 2, 3)
+
+
+def order_refusal(spline_order: int) -> str | None:
+    """Return why a kernel cannot compute splines of this order, or None if it can."""
+    if spline_order in KERNEL_ORDERS:
+        return None
+    known = ", ".join(map(str, KERNEL_ORDERS))
+    return f"the kernel has splines of order {known}, and order {spline_order} was asked for"

@@ -11,20 +11,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from kanscan.ops.bspline.grid import knots
-from kanscan.ops.selective_scan import without_autocast
+from kanscan.ops.bspline.grid import Grid, knots
+from kanscan.ops.dispatch import result_dtype, wide_dtype, without_autocast
 
 
 def widened(x: Tensor) -> Tensor:
     """Return `x` in float32 at least: half precision cannot place an input between two knots."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
-
-
-def product_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
-    """Return the dtype of a layer's result: that of autocast where it is on, else that of the weights."""
-    kind = x.device.type
-    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if autocast else weight.dtype
+    return x.to(wide_dtype(x))
 
 
 def bspline_basis(
@@ -68,19 +61,41 @@ def kan_linear(
     x: Float[Tensor, "*batch inputs"],
     base_weight: Float[Tensor, "outputs inputs"],
     spline_weight: Float[Tensor, "outputs inputs bases"],
-    spline_scaler: Float[Tensor, "outputs inputs"] | None = None,
-    *,
-    grid_size: int = 5,
-    spline_order: int = 3,
-    grid_range: tuple[float, float] = (-1.0, 1.0),
+    spline_scaler: Float[Tensor, "outputs inputs"] | None,
+    grid: Grid,
 ) -> Float[Tensor, "*batch outputs"]:
     """Evaluate a layer of splines; see `kanscan.ops.bspline.kan_linear`."""
-    dtype = product_dtype(x, base_weight)
+    dtype = result_dtype(x, base_weight)
     wide = torch.promote_types(widened(x).dtype, base_weight.dtype)
     x, base_weight, spline_weight = (t.to(wide) for t in (x, base_weight, spline_weight))
     if spline_scaler is not None:
         spline_weight = spline_weight * spline_scaler.to(wide).unsqueeze(-1)
     with without_autocast(x):
-        basis = bspline_basis(x, grid_size, spline_order, grid_range)
+        basis = bspline_basis(x, *grid)
         y = F.linear(F.silu(x), base_weight) + F.linear(basis.flatten(-2), spline_weight.flatten(1))
     return y.to(dtype)
+
+
+def fit_coefficients(
+    x: Float[Tensor, " points"],
+    y: Float[Tensor, "points *curves"],
+    *,
+    grid_size: int = 5,
+    spline_order: int = 3,
+    grid_range: tuple[float, float] = (-1.0, 1.0),
+) -> Float[Tensor, "bases *curves"]:
+    """Fit splines to sampled curves: least squares, and the smallest coefficients where that leaves a choice.
+
+    Args:
+        x: Where the curves are sampled; the same places for all of them.
+        y: Values of the curves.
+        grid_size: As in `bspline_basis`.
+        spline_order: As in `bspline_basis`.
+        grid_range: As in `bspline_basis`.
+
+    Returns:
+        Coefficients along the first axis.
+    """
+    basis = bspline_basis(x, grid_size, spline_order, grid_range)
+    # Few points, many curves: one pseudo-inverse serves all of them and is the minimum-norm solution by definition.
+    return torch.tensordot(torch.linalg.pinv(basis), y, dims=1)

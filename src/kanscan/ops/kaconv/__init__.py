@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from jaxtyping import Float
 from torch import Tensor
 
-from kanscan.ops.backend import choose
 from kanscan.ops.bspline import check_grid
-from kanscan.ops.kaconv import cpu, factorized, reference
-from kanscan.ops.kaconv.setting import Grid, Pair, Setting
+from kanscan.ops.bspline.grid import Grid
+from kanscan.ops.dispatch import Backend, choose
+from kanscan.ops.kaconv import cpu, reference
+from kanscan.ops.kaconv import torch as plain
+from kanscan.ops.kaconv.setting import Pair, Setting
 
-__all__ = ["ka_conv", "ka_linear"]
+__all__ = ["BACKENDS", "ka_conv", "ka_linear"]
 
-_CONV = {"cpu": cpu.ka_conv, "torch": factorized.ka_conv, "reference": reference.ka_conv}
-_LINEAR = {"cpu": cpu.ka_linear, "torch": factorized.ka_linear, "reference": reference.ka_linear}
-IMPLEMENTATIONS = {"ka_conv": _CONV, "ka_linear": _LINEAR}
+Run = Callable[..., Tensor]
+_CONV: dict[str, Backend[Run]] = {
+    "cpu": Backend(cpu.ka_conv, cpu.refusal, cpu.absence),
+    "torch": Backend(plain.ka_conv),
+    "reference": Backend(reference.ka_conv),
+}
+_LINEAR: dict[str, Backend[Run]] = {
+    "cpu": Backend(cpu.ka_linear, cpu.refusal, cpu.absence),
+    "torch": Backend(plain.ka_linear),
+    "reference": Backend(reference.ka_linear),
+}
+BACKENDS = {"ka_conv": _CONV, "ka_linear": _LINEAR}
 
 
 def ka_linear(
@@ -55,11 +68,10 @@ def ka_linear(
         >>> ka_linear(torch.zeros(5, 3), torch.ones(2, 3), torch.ones(2, 8)).shape
         torch.Size([5, 2])
     """
-    grid = (grid_size, spline_order, grid_range)
+    grid = Grid(grid_size, spline_order, grid_range)
     check_linear(x, base_weight, spline_weight, input_weight, grid)
-    refusals = {"cpu": cpu.refusal(x, base_weight, input_weight, spline_order)}
-    implementation = choose("ka_linear", _LINEAR, backend, refusals)
-    return implementation(x, base_weight, spline_weight, input_weight, grid, spline_gradient)
+    run = choose("ka_linear", _LINEAR, backend, x, base_weight, input_weight, spline_order)
+    return run(x, base_weight, spline_weight, input_weight, grid, spline_gradient)
 
 
 def ka_conv(
@@ -111,12 +123,11 @@ def ka_conv(
         torch.Size([1, 2, 3, 4])
     """
     kernel = (base_weight.shape[2], base_weight.shape[3])
-    grid = (grid_size, spline_order, grid_range)
+    grid = Grid(grid_size, spline_order, grid_range)
     setting = Setting(kernel, _pair(stride), _pair(padding), _pair(dilation), groups, padding_contributes, grid)
     check_conv(x, base_weight, spline_weight, input_weight, setting)
-    refusals = {"cpu": cpu.refusal(x, base_weight, input_weight, spline_order)}
-    implementation = choose("ka_conv", _CONV, backend, refusals)
-    return implementation(x, base_weight, spline_weight, input_weight, setting, spline_gradient)
+    run = choose("ka_conv", _CONV, backend, x, base_weight, input_weight, spline_order)
+    return run(x, base_weight, spline_weight, input_weight, setting, spline_gradient)
 
 
 def check_linear(
@@ -131,7 +142,7 @@ def check_linear(
     outputs, inputs = base_weight.shape
     if x.shape[-1] != inputs:
         raise ValueError(f"ka_linear: base_weight takes {inputs} inputs, got x of shape {tuple(x.shape)}")
-    _check("ka_linear", "spline_weight", spline_weight, (outputs, grid[0] + grid[1]))
+    _check("ka_linear", "spline_weight", spline_weight, (outputs, grid.num_bases))
     _check("ka_linear", "input_weight", input_weight, (inputs,))
 
 
@@ -151,7 +162,7 @@ def check_conv(
             f"ka_conv: base_weight {tuple(base_weight.shape)} in {groups} groups takes {inputs * groups} channels and "
             f"a number of outputs that groups divide, got x of shape {tuple(x.shape)}"
         )
-    _check("ka_conv", "spline_weight", spline_weight, (outputs, setting.grid[0] + setting.grid[1]))
+    _check("ka_conv", "spline_weight", spline_weight, (outputs, setting.grid.num_bases))
     _check("ka_conv", "input_weight", input_weight, (x.shape[1], *kernel))
     if min(*setting.stride, *setting.dilation) < 1 or min(setting.padding) < 0:
         raise ValueError(

@@ -1,6 +1,6 @@
 """KAonv and SaKAN by the compiled kernels: one pass over the input in front of an ordinary convolution or product.
 
-What `kanscan.ops.kaconv.factorized` describes, in float32. Kept for backward are the input and the box-filtered sums of
+What `kanscan.ops.kaconv.torch` describes, in float32. Kept for backward are the input and the box-filtered sums of
 bases, eight numbers for each window or row; a depth-wise convolution keeps the input alone. SiLU is formed again. A map
 whose channels lie last gives one whose channels lie last, as a convolution of torch does.
 """
@@ -13,12 +13,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kanscan.ops import native
-from kanscan.ops.bspline.cpu import ORDERS
-from kanscan.ops.kaconv import channels_last
-from kanscan.ops.kaconv.kernel_calls import (
+from kanscan.ops.bspline.grid import Grid, order_refusal
+from kanscan.ops.dispatch import Differentiable, Schema, Tensors, result_dtype, without_autocast
+from kanscan.ops.kaconv import torch as torch_form
+from kanscan.ops.kaconv.kernels import channels_last
+from kanscan.ops.kaconv.kernels.calls import (
     KernelGrid,
     base_gradients,
     eights,
@@ -27,28 +28,18 @@ from kanscan.ops.kaconv.kernel_calls import (
     spline_gradient,
     window,
 )
-from kanscan.ops.kaconv.setting import Grid, Setting
-from kanscan.ops.selective_scan import without_autocast
+from kanscan.ops.kaconv.setting import Setting
 
-# Schemas are written out: torch would read them off annotations, which a type checker at run time may have wrapped.
-_TENSORS = "Tensor x, Tensor base_weight, Tensor spline_weight"
-_GRID = "bool spline_gradient, int grid_size, int spline_order, float low, float high"
-_WINDOW = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, bool padding_contributes"
+absence = native.absence
 
 
-def refusal(x: Tensor, base_weight: Tensor, input_weight: Tensor | None, spline_order: int) -> str | None:
+def refusal(
+    x: Tensor, base_weight: Tensor, input_weight: Tensor | None, spline_order: int, *, asked: bool
+) -> str | None:
     """Return why the kernels cannot compute this call, or None if they can."""
-    if native.ABSENCE is not None:
-        return f"the compiled kernels are absent: {native.ABSENCE}"
-    if x.device.type != "cpu":
-        return f"the kernel computes on the processor, and the input is on {x.device.type}"
-    if torch.float64 in (x.dtype, base_weight.dtype):
-        return "the kernel computes in float32, and float64 was asked for"
     if input_weight is not None:
         return "the kernel has no weights on the inputs"
-    if spline_order not in ORDERS:
-        return f"the kernel has splines of order {', '.join(map(str, ORDERS))}, and order {spline_order} was asked for"
-    return None
+    return native.refusal(x, base_weight) or order_refusal(spline_order)
 
 
 def ka_linear(
@@ -60,11 +51,9 @@ def ka_linear(
     spline_gradient: bool,
 ) -> Tensor:
     """See `kanscan.ops.kaconv.ka_linear`; under autocast only the result has the autocast dtype."""
-    assert input_weight is None
-    rows = x.reshape(-1, x.shape[-1])
-    inputs = (rows, base_weight, spline_weight, spline_gradient, *grid[:2], *map(float, grid[2]))
-    y = _Linear.apply(*inputs) if native.outright(x, base_weight, spline_weight) else _linear(*inputs)[0]
-    return y.to(_result_dtype(base_weight)).view(*x.shape[:-1], base_weight.shape[0])
+    rows = _in_order(x.reshape(-1, x.shape[-1]))
+    (y,) = _LINEAR(rows, base_weight, spline_weight, spline_gradient, *_flat(grid))
+    return y.to(result_dtype(x, base_weight)).view(*x.shape[:-1], base_weight.shape[0])
 
 
 def ka_conv(
@@ -76,16 +65,14 @@ def ka_conv(
     spline_gradient: bool,
 ) -> Tensor:
     """See `kanscan.ops.kaconv.ka_conv`; under autocast only the result has the autocast dtype."""
-    assert input_weight is None
-    window = (setting.stride, setting.padding, setting.dilation, setting.groups, setting.padding_contributes)
-    size, order, span = setting.grid
-    inputs = (x, base_weight, spline_weight, *window, spline_gradient, size, order, *map(float, span))
-    y = _Conv.apply(*inputs) if native.outright(x, base_weight, spline_weight) else _conv(*inputs)[0]
-    return y.to(_result_dtype(base_weight))
+    _, *window, grid = setting
+    (y,) = _CONV(_in_order(x), base_weight, spline_weight, *window, spline_gradient, *_flat(grid))
+    return y.to(result_dtype(x, base_weight))
 
 
-def _result_dtype(weight: Tensor) -> torch.dtype:
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
+def _flat(grid: Grid) -> tuple[int, int, float, float]:
+    size, order, (low, high) = grid
+    return size, order, float(low), float(high)
 
 
 def _in_order(x: Tensor) -> Tensor:
@@ -96,7 +83,7 @@ def _in_order(x: Tensor) -> Tensor:
 # --- the linear layer ---
 
 
-def _apply_linear(
+def _linear(
     x: Tensor,
     base_weight: Tensor,
     spline_weight: Tensor,
@@ -112,109 +99,36 @@ def _apply_linear(
         return channels_last.linear(plain(x), plain(base_weight), plain(spline_weight), grid)
 
 
-_linear = torch.library.custom_op(
-    "kanscan::ka_linear",
-    _apply_linear,
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"({_TENSORS}, {_GRID}) -> (Tensor, Tensor)",
-)
+def _linear_backward(
+    grads: Sequence[Tensor], tensors: Sequence[Tensor], kept: Sequence[Tensor], setting: Any, needs: Sequence[bool]
+) -> Tensors:
+    """Return the gradients of the three tensors, float32."""
+    x, u, v = map(plain, tensors)
+    with without_autocast(x):
+        need_x, need_weights = needs[0], any(needs[1:])
+        where = (kept[0], setting[0], kernel_grid(*setting[1:]))
+        return channels_last.linear_backward(plain(grads[0]), x, u, v, *where, need_x, need_weights)
 
 
-@_linear.register_fake
-def _(x: Tensor, base_weight: Tensor, spline_weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    widths = (base_weight.shape[0], eights(rest[1] + rest[2]))
+def _linear_shapes(x: Tensor, base_weight: Tensor, _: Tensor, *setting: Any) -> tuple[Tensor, Tensor]:
+    widths = (base_weight.shape[0], eights(setting[1] + setting[2]))
     y, sums = (x.new_empty((x.shape[0], width), dtype=torch.float32) for width in widths)
     return y, sums
 
 
-def _apply_linear_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    base_weight: Tensor,
-    spline_weight: Tensor,
-    sums: Tensor,
-    spline_gradient: bool,
-    grid_size: int,
-    spline_order: int,
-    low: float,
-    high: float,
-    need_x: bool,
-    need_weights: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of the three tensors, float32; empty ones where none is needed."""
-    grid = kernel_grid(grid_size, spline_order, low, high)
-    u, v, options = plain(base_weight), plain(spline_weight), (spline_gradient, grid, need_x, need_weights)
-    with without_autocast(x):
-        return channels_last.linear_backward(plain(grad_y), plain(x), u, v, sums, *options)
+def _plain_linear(x: Tensor, u: Tensor, v: Tensor, through: bool, size: int, order: int, *span: float) -> Tensors:
+    return torch_form.plain_linear(x, u, v, Grid(size, order, (span[0], span[1])), through)
 
 
-_linear_backward = torch.library.custom_op(
-    "kanscan::ka_linear_backward",
-    _apply_linear_backward,
-    mutates_args=(),
-    device_types="cpu",
-    schema=(
-        f"(Tensor grad_y, {_TENSORS}, Tensor sums, {_GRID}, bool need_x, bool need_weights) -> (Tensor, Tensor, Tensor)"
-    ),
+_TENSORS = "Tensor x, Tensor base_weight, Tensor spline_weight"
+_GRID = "bool spline_gradient, int grid_size, int spline_order, float low, float high"
+_LINEAR = Differentiable(
+    _linear,
+    _linear_backward,
+    _plain_linear,
+    num_tensors=3,
+    schema=Schema("ka_linear", _TENSORS, _GRID, fake=_linear_shapes, kept=1, device="cpu"),
 )
-
-
-@_linear_backward.register_fake
-def _(
-    grad_y: Tensor, x: Tensor, base_weight: Tensor, spline_weight: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _fake_gradients((x, base_weight, spline_weight), (rest[-2], rest[-1], rest[-1]))
-
-
-def _fake_gradients(tensors: tuple[Tensor, ...], needs: tuple[bool, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    x, u, v = (
-        t.new_empty(t.shape if need else (0,), dtype=torch.float32) for t, need in zip(tensors, needs, strict=True)
-    )
-    return x, u, v
-
-
-def _linear_gradients(ctx: Any, grad_y: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    if grad_y is None:
-        return (None,) * (3 + len(ctx.rest))
-    *tensors, sums = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    grads = _linear_backward(grad_y, *tensors, sums, *ctx.rest, needs[0], any(needs[1:3]))
-    return (*_asked_for(grads, tuple(tensors), needs), *[None] * len(ctx.rest))
-
-
-def _asked_for(grads: tuple[Tensor, ...], tensors: tuple[Tensor, ...], needs: tuple[bool, ...]) -> list[Tensor | None]:
-    return [g.to(t.dtype) if need else None for g, t, need in zip(grads, tensors, needs, strict=False)]
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:3], output[1])
-    ctx.rest = inputs[3:]
-    ctx.set_materialize_grads(False)
-
-
-_linear.register_autograd(_linear_gradients, setup_context=_keep)
-
-
-class _Linear(torch.autograd.Function):
-    """The same without the dispatcher."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *inputs: Any) -> Tensor:
-        inputs = (_in_order(x), *inputs)
-        y, sums = _apply_linear(*inputs)
-        ctx.save_for_backward(*inputs[:3], sums)
-        ctx.rest = inputs[3:]
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, u, v, sums = ctx.saved_tensors
-        needs = ctx.needs_input_grad
-        rest = (sums, *ctx.rest, needs[0], any(needs[1:3]))
-        found = _apply_linear_backward(grads[0], x, u, v, *rest)
-        return (*_asked_for(found, (x, u, v), needs), *[None] * len(ctx.rest))
 
 
 # --- the convolution ---
@@ -232,7 +146,7 @@ def _sums_shape(y: Tensor, base_weight: Tensor, groups: int, bases: int) -> tupl
     return (y.shape[0], groups, y.shape[2] * y.shape[3], eights(bases))
 
 
-def _apply_conv(
+def _conv(
     x: Tensor,
     base_weight: Tensor,
     spline_weight: Tensor,
@@ -285,55 +199,27 @@ def _conv_in_planes(
     return y, sums
 
 
-_conv = torch.library.custom_op(
-    "kanscan::ka_conv",
-    _apply_conv,
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"({_TENSORS}, {_WINDOW}, {_GRID}) -> (Tensor, Tensor)",
-)
-
-
-@_conv.register_fake
-def _(x: Tensor, base_weight: Tensor, spline_weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+def _conv_shapes(x: Tensor, base_weight: Tensor, _: Tensor, *setting: Any) -> tuple[Tensor, Tensor]:
     # Sizes may be symbols here: the convolution works them out.
-    y = F.conv2d(x.float(), base_weight.float(), None, *rest[:4])
+    y = F.conv2d(x.float(), base_weight.float(), None, *setting[:4])
     y = channels_last.empty_map(y, *y.shape) if channels_last.lies_last(x) else y.new_empty(y.shape)
-    return y, y.new_empty(_sums_shape(y, base_weight, rest[3], rest[6] + rest[7]))
+    return y, y.new_empty(_sums_shape(y, base_weight, setting[3], setting[6] + setting[7]))
 
 
-def _apply_conv_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    base_weight: Tensor,
-    spline_weight: Tensor,
-    sums: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    padding_contributes: bool,
-    spline_gradient: bool,
-    grid_size: int,
-    spline_order: int,
-    low: float,
-    high: float,
-    need_x: bool,
-    need_base: bool,
-    need_spline: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of the three tensors, float32; empty ones where none is needed."""
-    grid = kernel_grid(grid_size, spline_order, low, high)
-    u, v = plain(base_weight), plain(spline_weight)
-    rest, needs = (stride, padding, dilation, groups), (need_x, need_base, need_spline)
-    if not channels_last.lies_last(x):
-        return _backward_in_planes(grad_y, x, u, v, sums, rest, padding_contributes, spline_gradient, grid, needs)
-    if _in_planes(u, groups):
-        found = _backward_in_planes(grad_y, x, u, v, sums, rest, padding_contributes, spline_gradient, grid, needs)
-        return found[0].contiguous(memory_format=torch.channels_last) if need_x else found[0], *found[1:]
-    with without_autocast(x):
-        options = (rest, padding_contributes, spline_gradient, grid, needs)
-        return channels_last.conv_backward(grad_y, x.to(torch.float32), u, v, sums, *options)
+def _conv_backward(
+    grads: Sequence[Tensor], tensors: Sequence[Tensor], kept: Sequence[Tensor], setting: Any, needs: Sequence[bool]
+) -> Tensors:
+    """Return the gradients of the three tensors, float32."""
+    (grad_y,), (x, base_weight, spline_weight), (sums,) = grads, tensors, kept
+    *rest, contributes, through_splines, size, order, low, high = setting
+    grid, u, v = kernel_grid(size, order, low, high), plain(base_weight), plain(spline_weight)
+    last = channels_last.lies_last(x)
+    options: Any = (tuple(rest), contributes, through_splines, grid, tuple(needs))
+    if last and not _in_planes(u, rest[3]):
+        with without_autocast(x):
+            return channels_last.conv_backward(grad_y, x.to(torch.float32), u, v, sums, *options)
+    grad_x, *others = _backward_in_planes(grad_y, x, u, v, sums, *options)
+    return grad_x.contiguous(memory_format=torch.channels_last) if last and needs[0] else grad_x, *others
 
 
 def _backward_in_planes(
@@ -391,55 +277,32 @@ def _base_gradients(
     return base_gradients(grad, silu, u, rest, (need_x, need_base))
 
 
-_conv_backward = torch.library.custom_op(
-    "kanscan::ka_conv_backward",
-    _apply_conv_backward,
-    mutates_args=(),
-    device_types="cpu",
-    schema=(
-        f"(Tensor grad_y, {_TENSORS}, Tensor sums, {_WINDOW}, {_GRID}, bool need_x, bool need_base, bool need_spline)"
-        " -> (Tensor, Tensor, Tensor)"
+def _conv_gradient_shapes(_: Any, tensors: Sequence[Tensor], *rest: Any) -> Tensors:
+    x, u, v = (t.new_empty(t.shape, dtype=torch.float32) for t in tensors)
+    return channels_last.empty_map(x, *x.shape) if channels_last.lies_last(tensors[0]) else x, u, v
+
+
+def _plain_conv(x: Tensor, u: Tensor, v: Tensor, *setting: Any) -> Tensors:
+    stride, padding, dilation, groups, contributes, through_splines, size, order, low, high = setting
+    grid, kernel = Grid(size, order, (low, high)), (u.shape[2], u.shape[3])
+    # Through the dispatcher pairs come as lists.
+    window = Setting(kernel, tuple(stride), tuple(padding), tuple(dilation), groups, contributes, grid)
+    return torch_form.plain(x, u, v, window, through_splines)
+
+
+_WINDOW = "SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups, bool padding_contributes"
+_CONV = Differentiable(
+    _conv,
+    _conv_backward,
+    _plain_conv,
+    num_tensors=3,
+    schema=Schema(
+        "ka_conv",
+        _TENSORS,
+        f"{_WINDOW}, {_GRID}",
+        fake=_conv_shapes,
+        fake_backward=_conv_gradient_shapes,
+        kept=1,
+        device="cpu",
     ),
 )
-
-
-@_conv_backward.register_fake
-def _(
-    grad_y: Tensor, x: Tensor, base_weight: Tensor, spline_weight: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    found = _fake_gradients((x, base_weight, spline_weight), rest[-3:])
-    last = rest[-3] and channels_last.lies_last(x)
-    return channels_last.empty_map(found[0], *x.shape) if last else found[0], *found[1:]
-
-
-def _conv_gradients(ctx: Any, grad_y: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    if grad_y is None:
-        return (None,) * (3 + len(ctx.rest))
-    *tensors, sums = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    grads = _conv_backward(grad_y, *tensors, sums, *ctx.rest, *needs[:3])
-    return (*_asked_for(grads, tuple(tensors), needs), *[None] * len(ctx.rest))
-
-
-_conv.register_autograd(_conv_gradients, setup_context=_keep)
-
-
-class _Conv(torch.autograd.Function):
-    """The same without the dispatcher."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *inputs: Any) -> Tensor:
-        inputs = (_in_order(x), *inputs)
-        y, sums = _apply_conv(*inputs)
-        ctx.save_for_backward(*inputs[:3], sums)
-        ctx.rest = inputs[3:]
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        *tensors, sums = ctx.saved_tensors
-        needs = ctx.needs_input_grad
-        rest = (sums, *ctx.rest, *needs[:3])
-        found = _apply_conv_backward(grads[0], *tensors, *rest)
-        return (*_asked_for(found, tuple(tensors), needs), *[None] * len(ctx.rest))

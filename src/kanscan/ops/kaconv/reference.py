@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kanscan.ops.bspline import reference as bspline
-from kanscan.ops.kaconv.setting import Grid, Setting
-from kanscan.ops.selective_scan import without_autocast
+from kanscan.ops.bspline.grid import Grid
+from kanscan.ops.dispatch import result_dtype, without_autocast
+from kanscan.ops.kaconv.setting import Setting
 
 
 def ka_linear(
@@ -20,7 +21,7 @@ def ka_linear(
     spline_gradient: bool,
 ) -> Tensor:
     """See `kanscan.ops.kaconv.ka_linear`."""
-    dtype = bspline.product_dtype(x, base_weight)
+    dtype = result_dtype(x, base_weight)
     x, base_weight, spline_weight, input_weight = _widened(x, base_weight, spline_weight, input_weight)
     with without_autocast(x):
         basis = bspline.bspline_basis(x if spline_gradient else x.detach(), *grid)
@@ -45,7 +46,7 @@ def ka_conv(
     spline_gradient: bool,
 ) -> Tensor:
     """See `kanscan.ops.kaconv.ka_conv`."""
-    dtype, groups = bspline.product_dtype(x, base_weight), setting.groups
+    dtype, groups = result_dtype(x, base_weight), setting.groups
     x, base_weight, spline_weight, input_weight = _widened(x, base_weight, spline_weight, input_weight)
     with without_autocast(x):
         taps = _windows(x, setting)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from kanscan.ops.bspline.grid import Grid
+
 Pair = tuple[int, int]
-#: grid_size, spline_order, grid_range.
-Grid = tuple[int, int, tuple[float, float]]
 
 
 class Setting(NamedTuple):

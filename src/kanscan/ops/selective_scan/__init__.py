@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, overload
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kanscan.ops.backend import choose
-from kanscan.ops.selective_scan import chunked, cpu, reference, triton
+from kanscan.ops.dispatch import Backend, choose, wide_dtype, without_autocast
+from kanscan.ops.selective_scan import cpu, reference, triton
+from kanscan.ops.selective_scan import torch as plain
+from kanscan.ops.selective_scan.directions import DIRECTIONAL, directional_scan
+from kanscan.ops.selective_scan.groups import Scan, of_all
 
-__all__ = ["DISCRETIZATIONS", "selective_scan", "without_autocast"]
+__all__ = ["BACKENDS", "DISCRETIZATIONS", "directional_scan", "selective_scan"]
 
 #: How the input enters a step: `delta * B * u`, or its exact integral for an input held constant over the step.
 DISCRETIZATIONS = ("euler", "zoh")
 
-_SCAN: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-    "triton": triton.selective_scan,
-    "cpu": cpu.selective_scan,
-    "torch": chunked.selective_scan,
-    "reference": reference.selective_scan,
+_SCAN: dict[str, Backend[Scan]] = {
+    "triton": Backend(of_all(triton.scan_groups), triton.refusal, triton.absence),
+    "cpu": Backend(of_all(cpu.scan_groups), cpu.refusal, cpu.absence),
+    "torch": Backend(plain.selective_scan),
+    "reference": Backend(reference.selective_scan),
 }
-IMPLEMENTATIONS = {"selective_scan": _SCAN}
+BACKENDS = {"selective_scan": _SCAN, "directional_scan": DIRECTIONAL}
 
 InputMatrix = Float[Tensor, "e n"] | Float[Tensor, "b n l"] | Float[Tensor, "b g n l"]
 #: Its groups need not be those of the input matrix.
@@ -124,31 +124,15 @@ def selective_scan(
         torch.Size([1, 2, 5])
     """
     check_arguments(u, delta, A, B, C, D, z, delta_bias, initial_state, discretization)
-    implementation = choose_scan(u, B, C, backend)
-    wide = torch.float64 if u.dtype == torch.float64 else torch.float32
+    run = choose("selective_scan", _SCAN, backend, u, B, C)
+    wide = wide_dtype(u)
     # A call of `to` costs some microseconds even where there is nothing to do.
     required = [t if t.dtype == wide else t.to(wide) for t in (u, delta, A, B, C)]
     optional = [t if t is None or t.dtype == wide else t.to(wide) for t in (D, z, delta_bias, initial_state)]
     with without_autocast(u):
-        y, last = implementation(*required, *optional, delta_softplus=delta_softplus, discretization=discretization)
+        y, last = run(*required, *optional, delta_softplus=delta_softplus, discretization=discretization)
     y = y if y.dtype == u.dtype else y.to(u.dtype)
     return (y, last) if return_last_state else y
-
-
-def choose_scan(u: Tensor, B: Tensor, C: Tensor, backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
-    """Pick the implementation for these tensors."""
-    refusals = {
-        "triton": triton.refusal(u, B, C, asked=backend == "triton"),
-        "cpu": cpu.refusal(u, B, C),
-    }
-    return choose("selective_scan", _SCAN, backend, refusals)
-
-
-def without_autocast(x: Tensor) -> AbstractContextManager[object]:
-    """Switch autocast off for the device of `x` where it is on; elsewhere graphs are kept free of the switch."""
-    kind = x.device.type
-    autocasts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    return torch.autocast(kind, enabled=False) if autocasts else nullcontext()
 
 
 def check_arguments(

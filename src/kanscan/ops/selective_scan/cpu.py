@@ -3,59 +3,30 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
-from math import lcm
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from kanscan.ops import native
+from kanscan.ops.dispatch import Differentiable, Schema, Tensors
+from kanscan.ops.selective_scan.groups import in_copies
+from kanscan.ops.selective_scan.torch import plain
 
-# Schemas are written out: torch would read them off annotations, which a type checker at run time may have wrapped.
-_TENSORS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias"
+absence = native.absence
 
 
-def refusal(u: Tensor, B: Tensor, C: Tensor) -> str | None:
+def refusal(u: Tensor, B: Tensor, C: Tensor, *, asked: bool) -> str | None:
     """Return why the kernel cannot compute this call, or None if it can."""
-    if native.ABSENCE is not None:
-        return f"the compiled kernels are absent: {native.ABSENCE}"
     # Shapes alone take the same way, so that what a training would hold can be told beforehand.
-    if u.device.type not in ("cpu", "meta"):
-        return f"the kernel computes on the processor, and the input is on {u.device.type}"
-    if u.dtype == torch.float64:
-        return "the kernel computes in float32, and float64 was asked for"
-    if B.ndim == 2 or C.ndim == 2:
+    reason = native.refusal(u, devices=("cpu", "meta"))
+    if reason is None and (B.ndim == 2 or C.ndim == 2):
         return "the kernel takes B and C that change with time, and one of them is constant"
-    if B.shape[-2] == 0:
+    if reason is None and B.shape[-2] == 0:
         return "the kernel has one state or more, and none were asked for"
-    return None
-
-
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    *,
-    delta_softplus: bool,
-    discretization: str,
-) -> tuple[Tensor, Tensor]:
-    """Return `y` and the last state; arguments as in `kanscan.ops.selective_scan`, all in float32."""
-    B, C = _grouped(B, C)
-    groups = B.shape[1]
-    u, delta = (t.view(t.shape[0], groups, t.shape[1] // groups, t.shape[2]) for t in (u, delta))
-    setting: dict[str, Any] = {"delta_softplus": delta_softplus, "discretization": discretization}
-    y, last = scan_groups(u, delta, A, B, C, D, delta_bias, initial_state, None, **setting)
-    y = y.flatten(1, 2)
-    return (y if z is None else y * F.silu(z)), last
+    return reason
 
 
 def scan_groups(
@@ -65,6 +36,7 @@ def scan_groups(
     B: Tensor,
     C: Tensor,
     D: Tensor | None,
+    z: Tensor | None,
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
     order: Tensor | None,
@@ -82,6 +54,7 @@ def scan_groups(
         B: (batch, groups, states, length).
         C: As `B`.
         D: One number for each channel, or None.
+        z: Gate, shaped like `delta`, or None.
         delta_bias: As `D`.
         initial_state: (batch, groups * channels in group, states), or None.
         order: Position that each step of each group reads and writes (groups, length), or None for one after the other.
@@ -94,21 +67,9 @@ def scan_groups(
     """
     tensors = (u, delta, A, B, C, D, delta_bias, initial_state)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    given = [t for t in (*tensors, order) if t is not None]
     setting = (delta_softplus, discretization == "zoh", chunk_length(A.shape[1]), keep, add_groups)
-    run: Callable[..., tuple[Tensor, Tensor, Tensor]] = _forward
-    if native.outright(*given):
-        run = _Outright.apply if keep else _apply_forward
-    y, last, _ = run(*tensors, order, *setting)
-    return y, last
-
-
-def _grouped(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """Give both matrices an axis of groups, the same number of them."""
-    B, C = (t.unsqueeze(1) if t.ndim == 3 else t for t in (B, C))
-    groups = lcm(B.shape[1], C.shape[1])
-    B, C = (t if t.shape[1] == groups else t.repeat_interleave(groups // t.shape[1], dim=1) for t in (B, C))
-    return B, C
+    y, last = _SCAN(*tensors, order, *setting)
+    return (y if z is None else y * F.silu(z)), last
 
 
 def chunk_length(states: int) -> int:
@@ -122,7 +83,7 @@ def _kept_shape(u: Tensor, B: Tensor, chunk: int) -> tuple[Any, ...]:
     return (batch, (length + chunk - 1) // chunk, groups, (width + 15) // 16 * 16, states)
 
 
-def _apply_forward(
+def _forward(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -146,16 +107,6 @@ def _apply_forward(
     native.settle(y, kept)
     native.call("scan_forward", numbers, *scan_inputs, _places(order), y, last, kept if keep else None)
     return y, last, kept
-
-
-_forward = torch.library.custom_op(
-    "kanscan::selective_scan",
-    _apply_forward,
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"({_TENSORS}, Tensor? initial_state, Tensor? order, bool delta_softplus, bool zoh, int chunk, bool keep,"
-    " bool add_groups) -> (Tensor, Tensor, Tensor)",
-)
 
 
 def _outputs(
@@ -184,44 +135,18 @@ def _written_matrix(B: Tensor, read: Tensor, splits: int) -> Tensor:
     return B.new_empty((splits, batch, groups, length, states)).transpose(3, 4)
 
 
-@_forward.register_fake
-def _(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    order: Tensor | None,
-    delta_softplus: bool,
-    zoh: bool,
-    chunk: int,
-    keep: bool,
-    add_groups: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _outputs(delta, A, B, order, chunk, keep, add_groups)
-
-
-def _apply_backward(
-    grad_y: Tensor,
-    grad_last: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    kept: Tensor,
-    order: Tensor | None,
-    delta_softplus: bool,
-    zoh: bool,
-    chunk: int,
-) -> list[Tensor]:
+def _backward(
+    grads: Tensors, tensors: Sequence[Any], kept: Sequence[Tensor], setting: Sequence[Any], _: Sequence[bool]
+) -> Tensors:
     """Return the gradients of u, delta, A, B, C, D, delta_bias and the initial state."""
+    u, delta, A, B, C, D, delta_bias, _, order = tensors
+    delta_softplus, zoh, chunk, _, add_groups = setting
     batch, channels = u.shape[0], A.shape[0]
+    grad_y, grad_last = grads
+    if grad_y is None:
+        grad_y = torch.zeros_like(delta[:, :1] if add_groups else delta)
+    if grad_last is None:
+        grad_last = A.new_zeros((batch, *A.shape))
     read = [_readable(t, order) for t in (u, delta, B, C, grad_y)]
     splits = _splits(delta, u)
     grad_u, grad_delta = _written(u, order), _written(delta, order)
@@ -235,81 +160,49 @@ def _apply_backward(
     scan_inputs = (*read[:2], plain[0], *read[2:4], *plain[1:], _places(order))
     written = (grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_bias, grad_start)
     native.settle(grad_u, grad_delta)
-    native.call("scan_backward", numbers, *scan_inputs, kept, read[4], grad_last.contiguous(), *written)
+    native.call("scan_backward", numbers, *scan_inputs, *kept, read[4], grad_last.contiguous(), *written)
     parts = (grad_A, grad_B, grad_C, grad_D, grad_bias)
     whole = (t[0] if t.shape[0] == 1 else t.sum(0) for t in parts)
-    return [grad_u, grad_delta, *whole, grad_start]
+    return [grad_u, grad_delta, *whole, grad_start, None]
 
 
-_backward = torch.library.custom_op(
-    "kanscan::selective_scan_backward",
-    _apply_backward,
-    mutates_args=(),
-    device_types="cpu",
-    schema=f"(Tensor grad_y, Tensor grad_last, {_TENSORS}, Tensor kept, Tensor? order, bool delta_softplus, bool zoh,"
-    " int chunk) -> Tensor[]",
-)
+def _shapes(*inputs: Any) -> Tensors:
+    delta, A, B, order = inputs[1], inputs[2], inputs[3], inputs[8]
+    *_, chunk, keep, add_groups = inputs
+    return _outputs(delta, A, B, order, chunk, keep, add_groups)
 
 
-@_backward.register_fake
-def _(
-    grad_y: Tensor,
-    grad_last: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    kept: Tensor,
-    order: Tensor | None,
-    delta_softplus: bool,
-    zoh: bool,
-    chunk: int,
-) -> list[Tensor]:
+def _gradient_shapes(_: Any, tensors: Sequence[Any], *rest: Any) -> Tensors:
+    u, delta, A, B, *_, order = tensors
     whole = [_written_matrix(B, _readable(B, order), 1)[0] for _ in range(2)]
     shapes = (A.shape[:1], A.shape[:1], (u.shape[0], *A.shape))
     sums = (u.new_empty(shape) for shape in shapes)
-    return [_written(u, order), _written(delta, order), torch.empty_like(A), *whole, *sums]
+    return [_written(u, order), _written(delta, order), torch.empty_like(A), *whole, *sums, None]
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:7], output[2], inputs[8])
-    ctx.setting, ctx.shape = inputs[9:12], output[0].shape
+def _plain(*inputs: Any) -> Tensors:
+    u, delta, A, B, C, D, delta_bias, initial_state, order, delta_softplus, zoh, _, _, add_groups = inputs
+    setting = {"delta_softplus": delta_softplus, "discretization": "zoh" if zoh else "euler", "add_groups": add_groups}
+    return in_copies(plain)(u, delta, A, B, C, D, None, delta_bias, initial_state, order, **setting)
 
 
-def _gradients(ctx: Any, grad_y: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    grads = _backward(grad_y, grad_last, *ctx.saved_tensors, *ctx.setting)
-    found = (g if need else None for g, need in zip(grads, ctx.needs_input_grad[:8], strict=True))
-    return (*found, *[None] * 6)
-
-
-_forward.register_autograd(_gradients, setup_context=_keep)
-
-
-class _Outright(torch.autograd.Function):
-    """The same without the dispatcher."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
-        output = _apply_forward(*inputs)
-        _keep(ctx, inputs, output)
-        ctx.mark_non_differentiable(output[2])
-        ctx.set_materialize_grads(False)
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor | None, grad_last: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        u, delta, A, *rest = ctx.saved_tensors
-        if grad_y is None:
-            grad_y = delta.new_zeros(ctx.shape)
-        if grad_last is None:
-            grad_last = A.new_zeros((delta.shape[0], *A.shape))
-        grads = _apply_backward(grad_y, grad_last, u, delta, A, *rest, *ctx.setting)
-        found = (g if need else None for g, need in zip(grads, ctx.needs_input_grad[:8], strict=True))
-        return (*found, *[None] * 6)
+_SCAN = Differentiable(
+    _forward,
+    _backward,
+    _plain,
+    num_tensors=9,
+    num_results=2,
+    schema=Schema(
+        "selective_scan",
+        "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? delta_bias, Tensor? initial_state, "
+        "Tensor? order",
+        "bool delta_softplus, bool zoh, int chunk, bool keep, bool add_groups",
+        fake=_shapes,
+        fake_backward=_gradient_shapes,
+        kept=1,
+        device="cpu",
+    ),
+)
 
 
 def _readable(t: Tensor, order: Tensor | None) -> Tensor:

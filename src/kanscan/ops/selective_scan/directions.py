@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from kanscan.ops.scan_order import inverse
-from kanscan.ops.selective_scan import choose_scan, cpu, selective_scan, triton, without_autocast
+from kanscan.ops.dispatch import Backend, choose, wide_dtype, without_autocast
+from kanscan.ops.selective_scan import cpu, reference, triton
+from kanscan.ops.selective_scan import torch as plain
+from kanscan.ops.selective_scan.groups import Scan, in_copies
 
-#: Scans that read pixels through an order, by the scan of the same kind that does not.
-IN_PLACE: dict[Callable[..., tuple[Tensor, Tensor]], Callable[..., tuple[Tensor, Tensor]]] = {
-    cpu.selective_scan: cpu.scan_groups,
-    triton.selective_scan: triton.scan_groups,
+#: Kernels read pixels through an order where they lie.
+DIRECTIONAL: dict[str, Backend[Scan]] = {
+    "triton": Backend(triton.scan_groups, triton.refusal, triton.absence),
+    "cpu": Backend(cpu.scan_groups, cpu.refusal, cpu.absence),
+    "torch": Backend(in_copies(plain.selective_scan)),
+    "reference": Backend(in_copies(reference.selective_scan)),
 }
 
 
@@ -62,32 +62,10 @@ def directional_scan(
         >>> directional_scan(u, u, -torch.ones(6, 4), B, B, order).shape
         torch.Size([1, 2, 3, 5])
     """
-    implementation = choose_scan(u, B, C, backend)
-    in_place = IN_PLACE.get(implementation)
-    if in_place is not None:
-        u_, delta_, A_, B_, C_ = (t.to(torch.float32) for t in (u, delta, A, B, C))
-        D_, bias_ = (None if t is None else t.to(torch.float32) for t in (D, delta_bias))
-        with without_autocast(u):
-            setting: dict[str, Any] = {"delta_softplus": delta_softplus, "discretization": discretization}
-            setting["add_groups"] = add_directions
-            y, _ = in_place(u_, delta_, A_, B_, C_, D_, bias_, None, order, **setting)
-        return y.to(u.dtype)
-    u = u.expand(delta.shape)
-    u_, delta_, B_, C_ = (
-        torch.stack([t[:, k].index_select(2, i) for k, i in enumerate(order)], 1) for t in (u, delta, B, C)
-    )
-    y = selective_scan(
-        u_.flatten(1, 2),
-        delta_.flatten(1, 2),
-        A,
-        B_,
-        C_,
-        D,
-        None,
-        delta_bias,
-        delta_softplus=delta_softplus,
-        discretization=discretization,
-        backend=backend,
-    ).view(u.shape)
-    y = torch.stack([y[:, k].index_select(2, inverse(i)) for k, i in enumerate(order)], 1)
-    return y.sum(1, keepdim=True) if add_directions else y
+    run = choose("directional_scan", DIRECTIONAL, backend, u, B, C)
+    wide = wide_dtype(u)
+    tensors = [None if t is None else t.to(wide) for t in (u, delta, A, B, C, D, None, delta_bias, None)]
+    setting = {"delta_softplus": delta_softplus, "discretization": discretization, "add_groups": add_directions}
+    with without_autocast(u):
+        y, _ = run(*tensors, order, **setting)
+    return y.to(u.dtype)

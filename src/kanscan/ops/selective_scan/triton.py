@@ -1,18 +1,21 @@
 """The selective scan by Triton kernels on a CUDA device, one or several directions of a map at once.
 
 Inside all is float32. Forward keeps its inputs and the state at the start of each chunk of time; backward recomputes
-the other states, chunk by chunk. The kernels are in `triton_kernels`, which is imported with the first call.
+the other states, chunk by chunk. The kernels are in `kernels.triton`, which is imported with the first call.
 """
 
 from __future__ import annotations
 
-from math import lcm
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kanscan.ops import gpu
+from kanscan.ops.dispatch import Differentiable, Schema, Tensors
+from kanscan.ops.selective_scan.groups import in_copies
+from kanscan.ops.selective_scan.torch import plain
 
 #: Numbers in a tile (channels, states, steps) of one program: sixteen for each thread, which is what fits into the
 #: registers of a thread in backward.
@@ -26,9 +29,7 @@ STATES = 256
 PROGRAMS = 512
 PARTIAL_NUMBERS = 2**24
 
-# Schemas are written out: torch would read them off annotations, which a type checker at run time may have wrapped.
-_TENSORS = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias"
-_SETTING = "Tensor? order, bool delta_softplus, bool zoh, int chunk"
+absence = gpu.absence
 
 
 def refusal(u: Tensor, B: Tensor, C: Tensor, *, asked: bool) -> str | None:
@@ -36,50 +37,12 @@ def refusal(u: Tensor, B: Tensor, C: Tensor, *, asked: bool) -> str | None:
     reason = gpu.refusal(u, asked=asked)
     if reason is not None:
         return reason
-    if u.dtype == torch.float64:
-        return "the kernel computes in float32, and float64 was asked for"
     if B.ndim == 2 or C.ndim == 2:
         return "the kernel takes B and C that change with time, and one of them is constant"
     states = B.shape[-2]
     if not 1 <= states <= STATES:
         return f"the kernel has 1 to {STATES} states, and {states} were asked for"
     return None
-
-
-def selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    *,
-    delta_softplus: bool,
-    discretization: str,
-) -> tuple[Tensor, Tensor]:
-    """Return `y` and the last state; arguments as in `kanscan.ops.selective_scan`, all in float32."""
-    B, C = (t.unsqueeze(1) if t.ndim == 3 else t for t in (B, C))
-    groups = lcm(B.shape[1], C.shape[1])
-    B, C = (t if t.shape[1] == groups else t.repeat_interleave(groups // t.shape[1], dim=1) for t in (B, C))
-    split = (groups, u.shape[1] // groups)
-    y, last = scan_groups(
-        u.unflatten(1, split),
-        delta.unflatten(1, split),
-        A,
-        B,
-        C,
-        D,
-        delta_bias,
-        initial_state,
-        None,
-        z=None if z is None else z.unflatten(1, split),
-        delta_softplus=delta_softplus,
-        discretization=discretization,
-    )
-    return y.flatten(1, 2), last
 
 
 def scan_groups(
@@ -89,21 +52,21 @@ def scan_groups(
     B: Tensor,
     C: Tensor,
     D: Tensor | None,
+    z: Tensor | None,
     delta_bias: Tensor | None,
     initial_state: Tensor | None,
     order: Tensor | None,
     *,
-    z: Tensor | None = None,
     delta_softplus: bool,
     discretization: str = "euler",
     add_groups: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Scan groups of channels, each along an order of its own; arguments as in `cpu.scan_groups`, and a gate `z`."""
+    """Scan groups of channels, each along an order of its own; arguments as in `cpu.scan_groups`."""
     tensors = (u, delta, A, B, C, D, z, delta_bias, initial_state)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     chunk = chunk_length(A.shape[1], channels_last=delta.stride(2) == 1 != delta.stride(3))
     places = None if order is None else order.to(torch.int32).contiguous()
-    y, last, _ = _forward(*tensors, places, delta_softplus, discretization == "zoh", chunk, keep)
+    y, last = _SCAN(*tensors, places, delta_softplus, discretization == "zoh", chunk, keep)
     return y.sum(1, keepdim=True) if add_groups else y, last
 
 
@@ -142,11 +105,6 @@ def _plain(t: Tensor | None) -> Tensor | None:
     return None if t is None else t.to(torch.float32).contiguous()
 
 
-@torch.library.custom_op(
-    "kanscan::selective_scan_triton",
-    mutates_args=(),
-    schema=f"({_TENSORS}, Tensor? initial_state, {_SETTING}, bool keep) -> (Tensor, Tensor, Tensor)",
-)
 def _forward(
     u: Tensor,
     delta: Tensor,
@@ -168,7 +126,7 @@ def _forward(
     batch, groups, width, length = delta.shape
     if delta.numel() == 0:
         return y, last.zero_() if initial_state is None else last.copy_(initial_state), kept
-    from kanscan.ops.selective_scan.triton_kernels import scan_forward
+    from kanscan.ops.selective_scan.kernels.triton import scan_forward
 
     tile = _tile(TILE, width, A.shape[1], chunk)
     read = (_plain(A), B, C, _plain(D), z, _plain(delta_bias), _plain(initial_state), order)
@@ -199,55 +157,20 @@ def _results(delta: Tensor, A: Tensor, chunk: int, keep: bool) -> tuple[Tensor, 
     return torch.empty_like(delta, dtype=torch.float32), last, delta.new_empty(kept, dtype=torch.float32)
 
 
-@_forward.register_fake
-def _(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    initial_state: Tensor | None,
-    order: Tensor | None,
-    delta_softplus: bool,
-    zoh: bool,
-    chunk: int,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _results(delta, A, chunk, keep)
-
-
-@torch.library.custom_op(
-    "kanscan::selective_scan_triton_backward",
-    mutates_args=(),
-    schema=f"(Tensor grad_y, Tensor grad_last, {_TENSORS}, {_SETTING}, Tensor kept) -> Tensor[]",
-)
 def _backward(
-    grad_y: Tensor,
-    grad_last: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    order: Tensor | None,
-    delta_softplus: bool,
-    zoh: bool,
-    chunk: int,
-    kept: Tensor,
-) -> list[Tensor]:
+    grads: Tensors, tensors: Sequence[Any], kept: Sequence[Tensor], setting: Sequence[Any], _: Sequence[bool]
+) -> Tensors:
     """Return the gradients of u, delta, A, B, C, D, z, delta_bias and the initial state."""
+    u, delta, A, B, C, D, z, delta_bias, _, order = tensors
+    delta_softplus, zoh, chunk, _ = setting
+    grad_y = torch.zeros_like(delta) if grads[0] is None else grads[0]
+    grad_last = A.new_zeros((delta.shape[0], *A.shape), dtype=torch.float32) if grads[1] is None else grads[1]
     batch, groups, width, length = delta.shape
     shapes = (u, delta, A, B, C, A[:, 0], _gate_gradient(z, delta), A[:, 0], grad_last)
     if delta.numel() == 0:
         nothing = [torch.zeros_like(t, dtype=torch.float32) for t in shapes[:-1]]
-        return [*nothing, grad_last.clone(memory_format=torch.contiguous_format)]
-    from kanscan.ops.selective_scan.triton_kernels import scan_backward
+        return [*nothing, grad_last.clone(memory_format=torch.contiguous_format), None]
+    from kanscan.ops.selective_scan.kernels.triton import scan_backward
 
     tile = _tile(BACKWARD_TILE, width, A.shape[1], chunk)
     blocks = -(-width // tile["BLOCK_E"])
@@ -258,7 +181,7 @@ def _backward(
     grad_A, grad_start = (A.new_empty((batch, *A.shape), dtype=torch.float32) for _ in range(2))
     grad_D, grad_bias = (A.new_empty((batch, A.shape[0]), dtype=torch.float32) for _ in range(2))
     grad_B, grad_C = (B.new_empty((shares, *B.shape), dtype=torch.float32) for _ in range(2))
-    read = (_plain(A), B, C, _plain(D), z, _plain(delta_bias), order, kept)
+    read = (_plain(A), B, C, _plain(D), z, _plain(delta_bias), order, *kept)
     written = (grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, grad_start)
     given = (grad_y, u, delta, B, C, z, grad_u, grad_delta, None if z is None else grad_z)
     strides = [_strides(t, delta) for t in given]
@@ -271,7 +194,7 @@ def _backward(
     if u.shape[1] < groups:
         grad_u = grad_u.sum(1, keepdim=True)
     sums = [grad_A.sum(0), grad_B.sum(0), grad_C.sum(0), grad_D.sum(0)]
-    return [grad_u, grad_delta, *sums, grad_z, grad_bias.sum(0), grad_start]
+    return [grad_u, grad_delta, *sums, grad_z, grad_bias.sum(0), grad_start, None]
 
 
 def _shares(blocks: int, delta: Tensor, states: int) -> int:
@@ -286,42 +209,38 @@ def _gate_gradient(z: Tensor | None, delta: Tensor) -> Tensor:
     return empty if z is None else torch.empty_like(delta, dtype=torch.float32)
 
 
-@_backward.register_fake
-def _(
-    grad_y: Tensor,
-    grad_last: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    order: Tensor | None,
-    delta_softplus: bool,
-    zoh: bool,
-    chunk: int,
-    kept: Tensor,
-) -> list[Tensor]:
+def _shapes(*inputs: Any) -> Tensors:
+    return _results(inputs[1], inputs[2], *inputs[-2:])
+
+
+def _gradient_shapes(_: Any, tensors: Sequence[Any], *rest: Any) -> Tensors:
+    u, delta, A, B, C, _, z, *_ = tensors
     grad_delta, whole = (torch.empty_like(delta, dtype=torch.float32) for _ in range(2))
     grad_u = whole.sum(1, keepdim=True) if u.shape[1] < delta.shape[1] else whole
     shapes = (A.shape, B.shape, C.shape, A.shape[:1])
     sums = [A.new_empty(shape, dtype=torch.float32) for shape in shapes]
     start = A.new_empty((delta.shape[0], *A.shape), dtype=torch.float32)
-    return [grad_u, grad_delta, *sums, _gate_gradient(z, delta), torch.empty_like(sums[-1]), start]
+    return [grad_u, grad_delta, *sums, _gate_gradient(z, delta), torch.empty_like(sums[-1]), start, None]
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*inputs[:8], inputs[9], output[2])
-    ctx.setting = inputs[10:13]
+def _in_plain_operations(*inputs: Any) -> Tensors:
+    *tensors, delta_softplus, zoh, _, _ = inputs
+    return in_copies(plain)(*tensors, delta_softplus=delta_softplus, discretization="zoh" if zoh else "euler")
 
 
-def _gradients(ctx: Any, grad_y: Tensor, grad_last: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    *tensors, order, kept = ctx.saved_tensors
-    grads = _backward(grad_y, grad_last, *tensors, order, *ctx.setting, kept)
-    found = (g if need else None for g, need in zip(grads, ctx.needs_input_grad[:9], strict=True))
-    return (*found, *[None] * 5)
-
-
-_forward.register_autograd(_gradients, setup_context=_keep)
+_SCAN = Differentiable(
+    _forward,
+    _backward,
+    _in_plain_operations,
+    num_tensors=10,
+    num_results=2,
+    schema=Schema(
+        "selective_scan_triton",
+        "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, "
+        "Tensor? initial_state, Tensor? order",
+        "bool delta_softplus, bool zoh, int chunk, bool keep",
+        fake=_shapes,
+        fake_backward=_gradient_shapes,
+        kept=1,
+    ),
+)

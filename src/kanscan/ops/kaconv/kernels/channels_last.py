@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kanscan.ops import native
-from kanscan.ops.kaconv.kernel_calls import KernelGrid, base_gradients, eights, spline_gradient, window, window_of
+from kanscan.ops.kaconv.kernels.calls import KernelGrid, base_gradients, eights, spline_gradient, window, window_of
 
 _LAST = torch.channels_last
 

@@ -13,6 +13,7 @@ networks, rounded to float32, are not exactly uniform.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import comb, factorial
 from typing import Any
 
@@ -21,12 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kanscan.ops.bspline import reference
+from kanscan.ops.bspline.grid import Grid, Range
+from kanscan.ops.dispatch import Differentiable, Tensors, result_dtype
 
 #: Numbers a block of bases may hold (8 MiB in float32): larger temporaries are returned to the system after each use
 #: by common allocators, and faulting them in again costs more than the arithmetic.
 BLOCK_NUMBERS = 2**21
-
-Range = tuple[float, float]
 
 
 def basis(x: Tensor, grid_size: int, spline_order: int, grid_range: Range) -> Tensor:
@@ -108,67 +109,57 @@ def joint_weight(base_weight: Tensor, spline_weight: Tensor, spline_scaler: Tens
     return torch.cat([base_weight, spline_weight.flatten(1)], dim=1)
 
 
+def plain(
+    x: Tensor,
+    base_weight: Tensor,
+    spline_weight: Tensor,
+    spline_scaler: Tensor | None,
+    grid_size: int,
+    spline_order: int,
+    low: float,
+    high: float,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor]:
+    """Return the layer for rows `x` as one product in `dtype`, which keeps all columns."""
+    weight = joint_weight(base_weight, spline_weight, spline_scaler).to(dtype)
+    return (F.linear(columns(reference.widened(x), grid_size, spline_order, (low, high)).to(dtype), weight),)
+
+
 def _block_rows(num_inputs: int, num_bases: int) -> int:
     return max(BLOCK_NUMBERS // (num_inputs * (num_bases + 1)), 16)
 
 
-def forward_rows(x: Tensor, weight: Tensor, grid: tuple[int, int, Range]) -> Tensor:
-    """Multiply the columns of rows `x` (in at least float32) by `weight` (in the dtype of the products)."""
-    rows = _block_rows(x.shape[1], grid[0] + grid[1])
-    # A traced graph must not depend on the number of rows; there the memory planner of the compiler takes over.
-    if torch.compiler.is_compiling() or x.shape[0] <= rows:
-        return F.linear(columns(x, *grid).to(weight.dtype), weight)
-    y = x.new_empty((x.shape[0], weight.shape[0]), dtype=weight.dtype)
+def _forward(x: Tensor, base_weight: Tensor, spline_weight: Tensor, spline_scaler: Tensor | None, *setting: Any) -> Any:
+    """Return `plain`, block by block of rows."""
+    size, order, low, high, dtype = setting
+    rows = _block_rows(x.shape[1], size + order)
+    if x.shape[0] <= rows:
+        return plain(x, base_weight, spline_weight, spline_scaler, *setting)
+    x, weight = reference.widened(x), joint_weight(base_weight, spline_weight, spline_scaler).to(dtype)
+    y = x.new_empty((x.shape[0], weight.shape[0]), dtype=dtype)
     for i in range(0, x.shape[0], rows):
-        torch.mm(columns(x[i : i + rows], *grid).to(weight.dtype), weight.t(), out=y[i : i + rows])
-    return y
+        torch.mm(columns(x[i : i + rows], size, order, (low, high)).to(dtype), weight.t(), out=y[i : i + rows])
+    return (y,)
 
 
-class _KANLinear(torch.autograd.Function):
-    """Forward in blocks; backward forms the same columns again instead of keeping nine numbers for each input."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        base_weight: Tensor,
-        spline_weight: Tensor,
-        spline_scaler: Tensor | None,
-        grid: tuple[int, int, Range],
-        product_dtype: torch.dtype,
-    ) -> Tensor:
-        ctx.save_for_backward(x, base_weight, spline_weight, spline_scaler)
-        ctx.grid, ctx.product_dtype = grid, product_dtype
-        weight = joint_weight(base_weight, spline_weight, spline_scaler).to(product_dtype)
-        return forward_rows(reference.widened(x), weight, grid)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, base_weight, spline_weight, spline_scaler = ctx.saved_tensors
-        (grad_y,) = grads
-        grid, dtype = ctx.grid, ctx.product_dtype
-        weight = joint_weight(base_weight, spline_weight, spline_scaler).to(dtype)
-        need_x, need_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:4])
-        wide = reference.widened(x)
-        grad_x = torch.empty_like(wide) if need_x else None
-        # Sums over many rows are kept in float32 whatever the products use.
-        grad_weight = torch.zeros_like(weight, dtype=wide.dtype) if need_weight else None
-        rows = _block_rows(x.shape[1], grid[0] + grid[1])
-        for i in range(0, x.shape[0], rows):
-            block, grad = wide[i : i + rows], grad_y[i : i + rows].to(dtype)
-            if grad_weight is not None:
-                grad_weight += (grad.t() @ columns(block, *grid).to(dtype)).to(wide.dtype)
-            if grad_x is not None:
-                grad_x[i : i + rows] = _input_gradient(block, (grad @ weight).to(wide.dtype), grid)
-        grad_base, grad_spline, grad_scaler = _weight_gradients(grad_weight, spline_weight, spline_scaler)
-        return (
-            grad_x.to(x.dtype) if grad_x is not None else None,
-            grad_base.to(base_weight.dtype) if grad_base is not None else None,
-            grad_spline.to(spline_weight.dtype) if grad_spline is not None else None,
-            grad_scaler,
-            None,
-            None,
-        )
+def _backward(grads: Sequence[Any], tensors: Sequence[Any], _: Any, setting: Sequence[Any], needs: Any) -> Tensors:
+    """Form the same columns again instead of keeping nine numbers for each input."""
+    (grad_y,), (x, base_weight, spline_weight, spline_scaler) = grads, tensors
+    size, order, low, high, dtype = setting
+    grid = (size, order, (low, high))
+    weight = joint_weight(base_weight, spline_weight, spline_scaler).to(dtype)
+    wide = reference.widened(x)
+    grad_x = torch.empty_like(wide) if needs[0] else None
+    # Sums over many rows are kept in float32 whatever the products use.
+    grad_weight = torch.zeros_like(weight, dtype=wide.dtype) if any(needs[1:]) else None
+    rows = _block_rows(x.shape[1], size + order)
+    for i in range(0, x.shape[0], rows):
+        block, grad = wide[i : i + rows], grad_y[i : i + rows].to(dtype)
+        if grad_weight is not None:
+            grad_weight += (grad.t() @ columns(block, *grid).to(dtype)).to(wide.dtype)
+        if grad_x is not None:
+            grad_x[i : i + rows] = _input_gradient(block, (grad @ weight).to(wide.dtype), grid)
+    return grad_x, *_weight_gradients(grad_weight, spline_weight, spline_scaler)
 
 
 def _input_gradient(x: Tensor, grad_columns: Tensor, grid: tuple[int, int, Range]) -> Tensor:
@@ -189,29 +180,18 @@ def _weight_gradients(
     grad_spline = grad_weight[:, num_inputs:].view(spline_weight.shape)
     if spline_scaler is None:
         return grad_base, grad_spline, None
-    grad_scaler = (grad_spline * spline_weight).sum(-1).to(spline_scaler.dtype)
-    return grad_base, grad_spline * spline_scaler.unsqueeze(-1), grad_scaler
+    return grad_base, grad_spline * spline_scaler.unsqueeze(-1), (grad_spline * spline_weight).sum(-1)
+
+
+_LAYER = Differentiable(_forward, _backward, plain, num_tensors=4)
 
 
 def kan_linear(
-    x: Tensor,
-    base_weight: Tensor,
-    spline_weight: Tensor,
-    spline_scaler: Tensor | None = None,
-    *,
-    grid_size: int = 5,
-    spline_order: int = 3,
-    grid_range: Range = (-1.0, 1.0),
+    x: Tensor, base_weight: Tensor, spline_weight: Tensor, spline_scaler: Tensor | None, grid: Grid
 ) -> Tensor:
     """See `kanscan.ops.bspline.kan_linear`."""
-    grid = (grid_size, spline_order, grid_range)
     rows = x.reshape(-1, x.shape[-1])
-    dtype = reference.product_dtype(x, base_weight)
-    tensors = (rows, base_weight, spline_weight, spline_scaler)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        y = _KANLinear.apply(*tensors, grid, dtype)
-    else:
-        y = forward_rows(
-            reference.widened(rows), joint_weight(base_weight, spline_weight, spline_scaler).to(dtype), grid
-        )
+    dtype = result_dtype(x, base_weight)
+    size, order, (low, high) = grid
+    (y,) = _LAYER(rows, base_weight, spline_weight, spline_scaler, size, order, low, high, dtype)
     return y.view(*x.shape[:-1], base_weight.shape[0])

@@ -3,7 +3,7 @@
 The layer is one matrix product whose left factor, 1 + M columns for each input, is a fixed function of the input: SiLU
 and M bases. It is never stored: a tile of one column for a block of inputs is formed in registers in front of each
 product of tiles. Weights are (1 + M, inputs, outputs), the weight of SiLU first. Bases are bumps measured from their
-middles, as in `vectorized`: on a uniform grid the only number they depend on is the distance.
+middles, as in `torch.py`: on a uniform grid the only number they depend on is the distance.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
 // whatever the stride, the dilation or the border, and no row of pixels has a tail.
 #pragma once
 
-#include "../native.h"
-#include "../simd.h"
-#include "../spline.h"
+#include "../../kernels/native.h"
+#include "../../kernels/simd.h"
+#include "../../kernels/spline.h"
 
 namespace {
 

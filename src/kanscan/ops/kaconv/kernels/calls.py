@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kanscan.ops import native
+from kanscan.ops.bspline.grid import Grid
 from kanscan.ops.kaconv.setting import Pair, Setting
 
 #: Threads that can share the sum over windows in a gradient of the splines; a fixed number, so that the result does not
@@ -37,7 +38,7 @@ def plain(t: Tensor) -> Tensor:
 @cache
 def window_of(kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, size: Pair) -> Tensor:
     """Return the window as the kernels read it."""
-    out = Setting(kernel, stride, padding, dilation, 1, False, (1, 1, (0.0, 1.0))).output_size(size)
+    out = Setting(kernel, stride, padding, dilation, 1, False, Grid()).output_size(size)
     return torch.tensor((kernel, stride, padding, dilation, size, out), dtype=torch.int64, device="cpu")
 
 

@@ -12,15 +12,16 @@ then run over whole vectors of channels. A "sequence" is one group of channels o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import factorial, lcm
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from kanscan.ops.dispatch import Differentiable, Tensors
 from kanscan.ops.selective_scan import log_depth
 
 #: (channel, state) pairs worked on at a time, and numbers in the buffer of a chunk: both chosen so that the handful of
@@ -32,7 +33,8 @@ SHORTEST_CHUNK = 32
 SMALLEST_RATE = 0.01
 
 
-def selective_scan(
+def _selective_scan(
+    recurrence: Callable[..., tuple[Tensor, ...]],
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -57,7 +59,7 @@ def selective_scan(
     width = channels // groups
     shape = (batch * groups, width)
     state = initial_state if initial_state is not None else u.new_zeros(batch, channels, A.shape[1])
-    y, last = _recurrence(
+    y, last = recurrence(
         u.reshape(*shape, length),
         delta.reshape(*shape, length),
         _per_pair(A, batch, groups),
@@ -94,37 +96,25 @@ def _matrix(t: Tensor, batch: int, groups: int) -> Tensor:
     return spread.reshape(batch * groups, *t.shape[-2:]).unsqueeze(2)
 
 
-def _recurrence(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, zoh: bool
-) -> tuple[Tensor, Tensor]:
-    tensors = (u, delta, A, B, C, state)
-    tracing = torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing()
-    if tracing or u.is_meta:
-        # A graph would hold the loop over time unrolled; the logarithmic form is a few dozen nodes.
-        return log_depth.recurrence(*tensors, zoh)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return _Recurrence.apply(*tensors, zoh)
-    y, last, _ = _forward(*tensors, zoh, keep=False)
-    return y, last
+def _forward(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, zoh: bool) -> tuple[Tensor, ...]:
+    """Return `y`, the last state and, block by block, the states at the starts of its chunks.
 
-
-class _Recurrence(torch.autograd.Function):
-    """h_t = exp(delta_t A) h_(t-1) + gain_t B_t u_t, y_t = sum over states of C_t h_t, for independent sequences."""
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
-        u, delta, A, B, C, state, zoh = arguments
-        y, last, starts = _forward(u, delta, A, B, C, state, zoh, keep=True)
-        ctx.save_for_backward(u, delta, A, B, C, *starts)
-        ctx.zoh = zoh
-        return y, last
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
-        u, delta, A, B, C, *starts = ctx.saved_tensors
-        grad_y, grad_last = gradients
-        return (*_backward(u, delta, A, B, C, starts, grad_y, grad_last, ctx.zoh), None)
+    h_t = exp(delta_t A) h_(t-1) + gain_t B_t u_t, y_t = sum over states of C_t h_t, for independent sequences.
+    """
+    y, last, starts = torch.empty_like(u), state.clone(), []
+    far = zoh and _far_from_zero(A)
+    for block, chunks in _walk(u.shape, A.shape[1]):
+        a, current = A[block], state[block]
+        kept = []
+        for chunk in chunks:
+            kept.append(current)
+            d, v, b = _rows(delta, block, chunk), _rows(u, block, chunk), _columns(B, block, chunk)
+            _, states, _ = _states(d, v, a, b, current, zoh, far)
+            current = states[-1].clone()
+            y[block, :, chunk] = states.mul_(_columns(C, block, chunk)).sum(2).permute(1, 2, 0)
+        last[block] = current
+        starts.append(torch.stack(kept) if kept else state.new_empty(0, *state[block].shape))
+    return y, last, *starts
 
 
 def _blocks(sequences: int, pairs: int) -> list[slice]:
@@ -202,40 +192,12 @@ def _states(
     return decay, states, gain
 
 
-def _forward(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor, zoh: bool, *, keep: bool
-) -> tuple[Tensor, Tensor, list[Tensor]]:
-    y, last, starts = torch.empty_like(u), state.clone(), []
-    far = zoh and _far_from_zero(A)
-    for block, chunks in _walk(u.shape, A.shape[1]):
-        a, current = A[block], state[block]
-        kept = []
-        for chunk in chunks:
-            kept.append(current)
-            d, v, b = _rows(delta, block, chunk), _rows(u, block, chunk), _columns(B, block, chunk)
-            _, states, _ = _states(d, v, a, b, current, zoh, far)
-            current = states[-1].clone()
-            y[block, :, chunk] = states.mul_(_columns(C, block, chunk)).sum(2).permute(1, 2, 0)
-        last[block] = current
-        if keep:
-            starts.append(torch.stack(kept) if kept else state.new_empty(0, *state[block].shape))
-    return y, last, starts
-
-
-def _backward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    starts: list[Tensor],
-    grad_y: Tensor,
-    grad_last: Tensor,
-    zoh: bool,
-) -> tuple[Tensor, ...]:
+def _backward(grads: Tensors, tensors: Sequence[Any], starts: Sequence[Any], setting: Any, _: Any) -> Tensors:
+    (u, delta, A, B, C, state), (zoh,) = tensors, setting
+    grad_y = torch.zeros_like(u) if grads[0] is None else grads[0]
     grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
     grad_A, grad_B, grad_C = torch.zeros_like(A), torch.zeros_like(B), torch.zeros_like(C)
-    grad_state = grad_last.clone()
+    grad_state = torch.zeros_like(state) if grads[1] is None else grads[1].clone()
     far = zoh and _far_from_zero(A)
     for (block, chunks), start in zip(_walk(u.shape, A.shape[1]), starts, strict=True):
         carry = grad_state[block]
@@ -289,3 +251,10 @@ def _add(gradient: Tensor, block: slice, chunk: slice, terms: Tensor, like: Tens
         gradient[block] += terms.sum(0)
     else:
         gradient[block, :, :, chunk] = terms.sum_to_size(like.shape).permute(1, 2, 3, 0)
+
+
+_RECURRENCE = Differentiable(_forward, _backward, log_depth.recurrence, num_tensors=6, num_results=2)
+#: The scan chunk by chunk; a graph would hold the loop over time unrolled, and is recorded from `plain`.
+selective_scan = partial(_selective_scan, _RECURRENCE)
+#: The same in a few dozen operations, all states at once.
+plain = partial(_selective_scan, log_depth.recurrence)

@@ -1,8 +1,8 @@
 // What both forms of the selective scan share: how sequences are addressed, and the arithmetic of one step.
 #pragma once
 
-#include "../native.h"
-#include "../simd.h"
+#include "../../kernels/native.h"
+#include "../../kernels/simd.h"
 
 namespace {
 

@@ -15,20 +15,20 @@ and, where they are few, the sums S are kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from kanscan.ops.bspline import reference as recursion
-from kanscan.ops.bspline import vectorized
+from kanscan.ops.bspline import torch as bspline
+from kanscan.ops.bspline.grid import Grid
+from kanscan.ops.dispatch import Differentiable, Tensors, result_dtype, wide_dtype, without_autocast
 from kanscan.ops.kaconv import reference
-from kanscan.ops.kaconv.setting import Grid, Setting
-from kanscan.ops.selective_scan import without_autocast
+from kanscan.ops.kaconv.setting import Setting
 
 #: Inputs whose bases are formed at a time: the handful of buffers of a block stay in the second-level cache.
 BLOCK_INPUTS = 2**15
@@ -54,7 +54,7 @@ def ka_linear(
 
 def _silu(x: Tensor, weight: Tensor) -> Tensor:
     """Return SiLU(x), rounded once, in the dtype of the product with `weight`."""
-    dtype = recursion.product_dtype(x, weight)
+    dtype = result_dtype(x, weight)
     return F.silu(x if x.dtype == dtype else recursion.widened(x)).to(dtype)
 
 
@@ -79,34 +79,53 @@ def ka_conv(
 
 def _spline(x: Tensor, v: Tensor, weight: Tensor | None, setting: Setting, spline_gradient: bool) -> Tensor:
     """Return the spline part, in float32 at least."""
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    wide = wide_dtype(x)
     x = (x if spline_gradient else x.detach()).to(wide)
-    v, weight = v.to(wide), None if weight is None else weight.to(wide)
     with without_autocast(x):
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, v, weight)):
-            return _Spline.apply(x, v, weight, setting)
-        return _forward(x, v, weight, setting)[0]
+        (y,) = _SPLINE(x, v.to(wide), None if weight is None else weight.to(wide), setting)
+    return y
 
 
-class _Spline(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, v: Tensor, weight: Tensor | None, setting: Setting) -> Tensor:
-        y, sums = _forward(x, v, weight, setting)
-        ctx.save_for_backward(x, v, weight, sums)
-        ctx.setting = setting
-        return y
+def _plain_spline(x: Tensor, v: Tensor, weight: Tensor | None, setting: Setting) -> tuple[Tensor]:
+    """Return the spline part with every basis of every pixel kept, by convolutions."""
+    x, padding = _weighted_input(x, setting)
+    bases = bspline.basis(x, *setting.grid).movedim(-1, 1)
+    groups, batch = setting.groups, bases.shape[:2]
+    if weight is None:
+        bases, kernel = bases.unflatten(2, (groups, -1)).sum(3), x.new_ones(groups, 1, *setting.kernel)
+    else:
+        kernel = weight.reshape(groups, -1, *setting.kernel)
+    sums = F.conv2d(bases.flatten(0, 1), kernel, None, setting.stride, padding, setting.dilation, groups)
+    return (_product(sums.unflatten(0, batch).transpose(1, 2), v),)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, v, weight, sums = ctx.saved_tensors
-        (grad,) = grads
-        grad = grad.contiguous()
-        if weight is not None:
-            return (*_weighted_backward(grad, x, v, weight, ctx.setting, ctx.needs_input_grad[0]), None)
-        backward = _sums_backward if sums is not None else _curves_backward
-        grad_x, grad_v = backward(grad, x, v, sums, ctx.setting, ctx.needs_input_grad[0])
-        return grad_x, grad_v, None, None
+
+def plain(
+    x: Tensor, base_weight: Tensor, spline_weight: Tensor, setting: Setting, spline_gradient: bool
+) -> tuple[Tensor]:
+    """Return `ka_conv` in float32, by operations that can be differentiated again."""
+    x, u, v = (t.float() for t in (x, base_weight, spline_weight))
+    with without_autocast(x):
+        base = F.conv2d(F.silu(x), u, None, setting.stride, setting.padding, setting.dilation, setting.groups)
+        return (base + _plain_spline(x if spline_gradient else x.detach(), v, None, setting)[0],)
+
+
+def plain_linear(
+    x: Tensor, base_weight: Tensor, spline_weight: Tensor, grid: Grid, spline_gradient: bool
+) -> tuple[Tensor]:
+    """Return `ka_linear` of rows in float32, by operations that can be differentiated again."""
+    x, u, v = (t.float() for t in (x, base_weight, spline_weight))
+    with without_autocast(x):
+        sums = bspline.basis(x if spline_gradient else x.detach(), *grid).sum(1)
+        return (F.silu(x) @ u.t() + sums @ v.t(),)
+
+
+def _backward(grads: Sequence[Any], tensors: Sequence[Any], kept: Sequence[Any], rest: Any, needs: Any) -> Tensors:
+    (x, v, weight), (sums,), (setting,) = tensors, kept, rest
+    grad = grads[0].contiguous()
+    if weight is not None:
+        return _weighted_backward(grad, x, v, weight, setting, needs[0])
+    backward = _sums_backward if sums is not None else _curves_backward
+    return *backward(grad, x, v, sums, setting, needs[0]), None
 
 
 def _forward(x: Tensor, v: Tensor, weight: Tensor | None, setting: Setting) -> tuple[Tensor, Tensor | None]:
@@ -123,17 +142,13 @@ def _forward(x: Tensor, v: Tensor, weight: Tensor | None, setting: Setting) -> t
 def _product(sums: Tensor, v: Tensor) -> Tensor:
     """Multiply (batch, groups, bases, height, width) by v: (batch, outputs, height, width)."""
     batch, groups, bases, *size = sums.shape
-    y = v.view(groups, -1, bases) @ sums.flatten(3)
-    return y.view(batch, -1, *size)
+    y = v.reshape(groups, -1, bases) @ sums.flatten(3)
+    return y.reshape(batch, -1, *size)
 
 
 def _blocks(x: Tensor) -> Iterator[tuple[slice, slice]]:
     """Cut a map into slices of samples and of rows that hold `BLOCK_INPUTS` numbers or a little less."""
     batch, channels, height, width = x.shape
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or x.is_meta:
-        # A traced graph must not depend on the size; there the memory planner of the compiler takes over.
-        yield slice(None), slice(None)
-        return
     rows = max(min(BLOCK_INPUTS // max(channels * width, 1), height), 1)
     samples = max(BLOCK_INPUTS // max(channels * width * height, 1), 1)
     for b in range(0, batch, samples):
@@ -145,14 +160,14 @@ def _bases(x: Tensor, grid: Grid) -> Tensor:
     """Return all bases of `x`, the bases along a new first axis."""
     if x.dtype == torch.float64:
         return recursion.bspline_basis(x, *grid).movedim(-1, 0)
-    return vectorized._bump(_offsets(x, grid), grid[1])
+    return bspline._bump(_offsets(x, grid), grid[1])
 
 
 def _slopes(x: Tensor, grid: Grid) -> Tensor:
     """Return the derivatives of `_bases`."""
     if x.dtype == torch.float64:
         return recursion.basis_derivative(x, *grid).movedim(-1, 0)
-    return vectorized._bump_slope(_offsets(x, grid), grid[1]).mul_(grid[0] / (grid[2][1] - grid[2][0]))
+    return bspline._bump_slope(_offsets(x, grid), grid[1]).mul_(grid[0] / (grid[2][1] - grid[2][0]))
 
 
 def _offsets(x: Tensor, grid: Grid) -> Tensor:
@@ -300,7 +315,7 @@ def _each_basis(x: Tensor, grid: Grid, *, slope: bool = False) -> Iterator[Tenso
     place = (x - low) * scale
     for k in range(size + order):
         offset = place - (k + (1 - order) / 2)
-        yield vectorized._bump_slope(offset, order).mul_(scale) if slope else vectorized._bump(offset, order)
+        yield bspline._bump_slope(offset, order).mul_(scale) if slope else bspline._bump(offset, order)
 
 
 def _weighted_sums(x: Tensor, weight: Tensor, setting: Setting) -> Tensor:
@@ -331,3 +346,6 @@ def _weighted_backward(
         grad_wide += slope.mul_(conv2d_input(wide.shape, kernel, through[:, :, k].contiguous(), *rest))
     grad_x = _inside(grad_wide, x, setting) if setting.padding_contributes else grad_wide
     return grad_x, grad_v, grad_weight.view_as(weight)
+
+
+_SPLINE = Differentiable(_forward, _backward, _plain_spline, num_tensors=3)

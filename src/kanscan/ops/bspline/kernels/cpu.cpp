@@ -8,8 +8,8 @@
 //     packed[tile][input][0: SiLU, 1 + m: basis m][output in tile]
 //
 // Outputs come in multiples of 16 (the caller pads), inputs and rows in any number.
-#include "../native.h"
-#include "../simd.h"
+#include "../../kernels/native.h"
+#include "../../kernels/simd.h"
 
 namespace {
 
