@@ -100,3 +100,9 @@ def test_the_environment_names_versions_and_no_place(tmp_path):
     record = environment("cpu")
     assert record["packages"]["torch"]
     assert str(tmp_path.parent) not in json.dumps(record["platform"])
+
+
+def test_curves_of_older_runs_have_todays_columns(tmp_path):
+    (tmp_path / "curves.csv").write_text("epoch,val_dice,lr,lr_kan,seconds\n1,,0.1,0.2,3\n")
+    (row,) = Run(tmp_path).curves
+    assert row == {"epoch": 1, "val_dice": None, "lr": 0.1, "kan_lr": 0.2, "seconds": 3}

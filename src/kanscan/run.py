@@ -233,7 +233,12 @@ class Run:
         if not self.curves_path.is_file():
             return []
         with self.curves_path.open(newline="", encoding="utf-8") as file:
-            return [{name: float(cell) if cell else None for name, cell in row.items()} for row in csv.DictReader(file)]
+            rows = list(csv.DictReader(file))
+        # Version 0.1.0 called the column of kan_lr otherwise.
+        return [
+            {"kan_lr" if name == "lr_kan" else name: float(cell) if cell else None for name, cell in row.items()}
+            for row in rows
+        ]
 
     @property
     def report(self) -> dict[str, Any] | None:

@@ -85,7 +85,7 @@ def make_run(
     split = Split(tuple(ids[: half - 2]), tuple(ids[half - 2 : half]), tuple(ids[half:]), "group", seed, "by patient")
     groups = {case.id: case.group for case in cases}
     run = Run.create(path, recipe, facts, split={**split.to_json(), "case_groups": groups}, device="cpu")
-    rows = ["epoch,train_loss,val_loss,val_dice,val_iou,lr,lr_kan,seconds"]
+    rows = ["epoch,train_loss,val_loss,val_dice,val_iou,lr,kan_lr,seconds"]
     rows += [f"{e},{1 / e},{1.2 / e},{1 - 0.5 / e},{1 - 0.7 / e},0.0001,0.01,1.5" for e in (1, 2, 3)]
     write_text(run.curves_path, "\n".join(rows) + "\n")
     about = {"epoch": 3, "val_dice": 0.83}

@@ -10,11 +10,11 @@ from torch.utils.data import DataLoader
 
 from golden.figures import Figures, assert_close, figures
 from golden.recipe_u_kan import weights
-from kanscan.config.parts import OPTIMIZERS, Adam, AdamW, LinearNoise, WarmupCosine
+from kanscan.config.parts import OPTIMIZERS, Adam, AdamW, LinearNoise, TrainerConfig, WarmupCosine
 from kanscan.data.loading import EpochSampler
 from kanscan.models import create_model, load_released, released_state_dict
 from kanscan.training.checkpoint import Files, read_state, rows_of_state
-from kanscan.training.diffusion import DiffusionTask, Forgetting
+from kanscan.training.diffusion import DiffusionTask, exponential_average
 from kanscan.training.optim import learning_rates, make_optimizer, make_schedule
 from kanscan.training.process import NoiseProcess, denoise, sample_generator
 from kanscan.training.session import train_task
@@ -150,7 +150,7 @@ def new_task(in_channels=4, label_classes=2, **options):
     )
     part = LinearNoise(**{"num_steps": 20, "beta_end": 0.3, "ema_decay": 0.9, "loss": "mean"} | options)
     optim = OPTIMIZERS.validate(
-        {"name": "adamw", "lr": 2e-3, "kan_lr": None, "schedule": "warmup_cosine", "min_lr": 0.0}
+        {"name": "adamw", "lr": 2e-3, "kan_lr": None, "schedule": "warmup_cosine", "min_lr": 0.0, "clip_norm": 1.0}
     )
     return DiffusionTask(model, part, optim, 4, label_classes=label_classes, seed=7)
 
@@ -160,7 +160,8 @@ def train(folder, epochs=4, task=None):
     files = Files(folder / "best.safetensors", folder / "last.safetensors", state, folder / "curves.csv")
     loaders = (loader(True), loader(False))
     task = task or new_task()
-    train_task(task, loaders, files, folder, about={}, select_by="loss", epochs=epochs, device="cpu", clip_norm=1.0)
+    part = TrainerConfig(select_by="loss", epochs=epochs, device="cpu")
+    train_task(task, loaders, files, folder, part)
     return task, rows_of_state(read_state(state))
 
 
@@ -219,12 +220,11 @@ def test_the_sum_is_the_mean_in_another_unit():
 
 
 def test_the_average_forgets_the_fresh_weights_soon():
-    forget = Forgetting(0.999)
-    zero, one = torch.zeros(1), torch.ones(1)
-    assert forget(zero, one, 1).item() == pytest.approx(1 - 2 / 11)
-    assert forget(zero, one, 100_000).item() == pytest.approx(0.001)
-    with pytest.raises(ValueError, match="ema_decay"):
-        Forgetting(1.0)
+    average = exponential_average(0.999)
+    for count, share in ((1, 2 / 11), (100_000, 0.999)):
+        kept = [torch.ones(1)]
+        average(kept, [torch.zeros(1)], count)
+        assert kept[0].item() == pytest.approx(share)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])

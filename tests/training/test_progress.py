@@ -15,7 +15,7 @@ def row(epoch, dice=0.5, seconds=2.0):
     }
 
 
-def keeper(*rows):
+def checkpoints(*rows):
     return SimpleNamespace(rows=list(rows), select_by="dice")
 
 
@@ -25,14 +25,14 @@ def test_lengths_of_time_read_like_a_clock(seconds, text):
 
 
 def test_a_line_tells_figures_the_best_epoch_and_what_is_left():
-    line = epoch_line(keeper(row(1, 0.6, seconds=30), row(2, 0.4)), 12)
+    line = epoch_line(checkpoints(row(1, 0.6, seconds=30), row(2, 0.4)), 12)
     assert line.startswith("epoch 2/12  loss 0.9000  val loss 0.8000  val Dice 0.4000 (best so far: epoch 1)")
     # Two epochs are too few for the first, slow one to be recognized as such; later ones decide.
-    assert epoch_line(keeper(row(1, seconds=30), row(2), row(3)), 13).endswith("2.0 s, 0:20 left")
+    assert epoch_line(checkpoints(row(1, seconds=30), row(2), row(3)), 13).endswith("2.0 s, 0:20 left")
 
 
 def test_an_epoch_without_validation_has_no_score():
-    assert "val" not in epoch_line(keeper(row(1, None)), 3)
+    assert "val" not in epoch_line(checkpoints(row(1, None)), 3)
 
 
 def trainer(epoch=0):
@@ -43,7 +43,7 @@ def trainer(epoch=0):
 
 def test_on_a_terminal_there_is_a_bar_with_loss_and_dice():
     text = io.StringIO()
-    report = ProgressReport(keeper(row(1)), Console(file=text, force_terminal=True, width=120))
+    report = ProgressReport(checkpoints(row(1)), Console(file=text, force_terminal=True, width=120))
     report.on_train_start(trainer(1), None)
     for _ in range(3):
         report.on_train_batch_end(trainer(1), None, {"loss": 0.25}, None, 0)
@@ -58,7 +58,7 @@ def test_on_a_terminal_there_is_a_bar_with_loss_and_dice():
 
 
 def test_a_bar_is_closed_when_something_goes_wrong():
-    report = ProgressReport(keeper(), Console(file=io.StringIO(), force_terminal=True))
+    report = ProgressReport(checkpoints(), Console(file=io.StringIO(), force_terminal=True))
     report.on_train_start(trainer(), None)
     report.on_exception(trainer(), None, ValueError("no"))
     assert report.bar is None
@@ -66,8 +66,8 @@ def test_a_bar_is_closed_when_something_goes_wrong():
 
 def test_without_a_terminal_there_is_a_line_an_epoch():
     text = io.StringIO()
-    report = ProgressReport(keeper(row(1)), Console(file=text))
+    report = ProgressReport(checkpoints(row(1)), Console(file=text))
     report.on_train_start(trainer(), None)
     report.on_train_batch_end(trainer(), None, {"loss": 0.25}, None, 0)
     report.on_train_epoch_end(trainer(), None)
-    assert text.getvalue().splitlines() == [epoch_line(report.keeper, 2)]
+    assert text.getvalue().splitlines() == [epoch_line(report.checkpoints, 2)]

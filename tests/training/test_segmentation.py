@@ -89,11 +89,44 @@ def test_any_size_is_padded_for_the_network_and_cropped_back(size):
     torch.testing.assert_close(padded[..., -1, -1], image[..., -1, -1])
 
 
-def test_side_outputs_are_trained_at_odd_sizes_too():
-    task = task_of(Pixelwise(), deep_supervision=True)
-    loss = task.training_step(batch_of((7, 10)), 0)
-    loss.backward()
-    assert task.model.conv.weight.grad.abs().sum() > 0
+class Wide(nn.Module):
+    """One 1x1 convolution that takes multiples of 16 only; its outputs are the full one and halves of it."""
+
+    stride = (16, 16)
+
+    def __init__(self, scales):
+        super().__init__()
+        self.conv, self.scales = nn.Conv2d(3, 1, 1), scales
+
+    def forward(self, x):
+        return self.conv(x)
+
+    def side_outputs(self, x):
+        full = self(x)
+        return [full[..., :: 2**k, :: 2**k] for k in range(self.scales)]
+
+
+@pytest.mark.parametrize("size", [(20, 20), (32, 32), (17, 40)])
+def test_padding_counts_neither_with_side_outputs_nor_without(size):
+    torch.manual_seed(0)
+    batch = batch_of(size)
+    model = Wide(scales=1)
+    plain = task_of(model).training_step(batch, 0)
+    torch.testing.assert_close(task_of(model, deep_supervision=True).training_step(batch, 0), plain)
+
+
+def test_padding_is_left_out_at_coarser_scales_too():
+    torch.manual_seed(0)
+    batch, model = batch_of((20, 24)), Wide(scales=3)
+    outputs = model.side_outputs(torch.nn.functional.pad(batch["image"], (0, 8, 0, 12)))
+    side_loss = task_of(model, deep_supervision=True).side_loss
+    before = side_loss(outputs, batch["label"])
+    spoiled = [output.clone() for output in outputs]
+    for k, output in enumerate(spoiled):
+        output[..., 20 // 2**k :, :] = output[..., 24 // 2**k :] = 9.0
+    torch.testing.assert_close(side_loss(spoiled, batch["label"]), before)
+    before.backward()
+    assert model.conv.weight.grad.abs().sum() > 0
 
 
 def test_validation_adds_loss_and_scores_of_each_image():

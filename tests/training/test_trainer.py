@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import nn
 from torch.utils.data import DataLoader
 
-from kanscan.config.parts import OPTIMIZERS
+from kanscan.config.parts import OPTIMIZERS, TrainerConfig
 from kanscan.data.loading import EpochSampler
 from kanscan.models.lkm_unet import LKMUNet
 from kanscan.ops import native
@@ -18,8 +18,8 @@ from kanscan.training.checkpoint import Files, best_row, is_finished, read_state
 from kanscan.training.device import choose_device, device_text, training_memory_mib
 from kanscan.training.losses import BCEDiceLoss
 from kanscan.training.segmentation import SegmentationTask
-from kanscan.training.session import train_task, try_step
-from kanscan.training.stopping import Interrupted
+from kanscan.training.session import train_task, try_steps
+from kanscan.training.stopping import Interrupted, StopReason
 from kanscan.training.trainer import check_precision
 
 
@@ -76,7 +76,8 @@ def files_in(folder):
 def train(folder, task=None, validation=True, **options):
     settings = {"epochs": 4, "device": "cpu"} | options
     loaders = (loader(True), loader(False) if validation else None)
-    return train_task(task or new_task(), loaders, files_in(folder), folder, about={"model": "small"}, **settings)
+    part = TrainerConfig(**settings)
+    return train_task(task or new_task(), loaders, files_in(folder), folder, part, about={"model": "small"})
 
 
 def content(path):
@@ -106,8 +107,8 @@ def test_it_learns_and_leaves_weights_curves_and_state(whole):
     assert len((whole / "curves.csv").read_text().splitlines()) == 5
     _, about = content(whole / "best.safetensors")
     assert f'"epoch": {best_row(rows, "dice")["epoch"]}' in about["kanscan"]
-    assert is_finished(files_in(whole).state, epochs=4)
-    assert not is_finished(files_in(whole).state, epochs=5)
+    assert is_finished(files_in(whole).state, TrainerConfig(epochs=4))
+    assert not is_finished(files_in(whole).state, TrainerConfig(epochs=5))
 
 
 def test_the_same_seed_gives_the_same_bits(whole, tmp_path):
@@ -124,7 +125,7 @@ def stopping(monkeypatch, moment):
     import kanscan.training.checkpoint as checkpoint
 
     if moment == "before any state":
-        monkeypatch.setattr(checkpoint.Keeper, "on_train_epoch_start", die)
+        monkeypatch.setattr(checkpoint.Checkpoints, "on_train_epoch_start", die)
     elif moment == "within an epoch":
         step = SegmentationTask.training_step
 
@@ -158,7 +159,7 @@ def test_a_killed_training_goes_on_to_the_same_bits(whole, tmp_path, monkeypatch
         child.start()
         child.join(60)
     assert child.exitcode == -signal.SIGKILL
-    assert not is_finished(files_in(tmp_path).state, epochs=4)
+    assert not is_finished(files_in(tmp_path).state, TrainerConfig(epochs=4))
     train(tmp_path)
     assert_same(whole, tmp_path)
 
@@ -182,20 +183,21 @@ def test_a_signal_stops_after_the_batch_and_the_rest_follows(whole, tmp_path, mo
 
 
 def test_patience_and_time_end_a_training(tmp_path):
-    keeper = train(tmp_path / "a", epochs=50, patience=1)
-    assert "patience=1" in keeper.stopped
-    assert len(keeper.rows) < 50
-    assert is_finished(files_in(tmp_path / "a").state, epochs=50, patience=1)
-    keeper = train(tmp_path / "b", epochs=50, time_budget_minutes=1e-6)
-    assert "time_budget" in keeper.stopped
-    assert len(keeper.rows) == 1
+    ended = train(tmp_path / "a", epochs=50, patience=1)
+    assert ended.stopped.reason is StopReason.PATIENCE
+    assert "patience=1" in str(ended.stopped)
+    assert len(ended.rows) < 50
+    assert is_finished(files_in(tmp_path / "a").state, TrainerConfig(epochs=50, patience=1))
+    ended = train(tmp_path / "b", epochs=50, time_budget_minutes=1e-6)
+    assert ended.stopped.reason is StopReason.TIME_BUDGET
+    assert len(ended.rows) == 1
     # A resume counts the time anew.
     assert len(train(tmp_path / "b", epochs=2, time_budget_minutes=10).rows) == 2
 
 
 def test_without_validation_the_last_weights_serve(tmp_path):
-    keeper = train(tmp_path, validation=False, epochs=2)
-    assert keeper.rows[-1]["val_dice"] is None
+    ended = train(tmp_path, validation=False, epochs=2)
+    assert ended.rows[-1]["val_dice"] is None
     best, last = content(tmp_path / "best.safetensors")[0], content(tmp_path / "last.safetensors")[0]
     assert all(torch.equal(best[name], last[name]) for name in last)
 
@@ -263,13 +265,46 @@ def test_the_memory_of_a_step_grows_with_the_batch():
     assert next(model.parameters()).device.type == "cpu"
 
 
-def test_a_trial_step_takes_one_step():
-    task = new_task()
-    before = task.model.body[0].weight.clone()
-    loss, seconds = try_step(task, next(iter(loader(False))), torch.device("cpu"))
-    assert loss > 0
-    assert seconds > 0
-    assert not torch.equal(before, task.model.body[0].weight)
+def test_trial_steps_are_steps_of_the_training(tmp_path):
+    """Where every epoch is that one batch, a rehearsal and a training end at the same weights."""
+    batch = next(iter(loader(False)))
+    for options in ({}, {"precision": "bf16-mixed"}, {"clip_norm": 1e-3}):
+        part = TrainerConfig(epochs=1, device="cpu", precision=options.get("precision", "float32"))
+        ends = []
+        for steps in (try_steps, train_task):
+            task = new_task()
+            task.optim = task.optim.model_copy(update={"clip_norm": options.get("clip_norm")})
+            if steps is try_steps:
+                trial = try_steps(task, batch, part, count=2)
+            else:
+                folder = tmp_path / repr(options)
+                train_task(task, (DataLoader([batch] * 2, batch_size=None), None), files_in(folder), folder, part)
+            ends.append(task.model.state_dict())
+        assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+        assert trial.loss > 0
+        assert trial.seconds > 0
+        assert trial.first_seconds > 0
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_accumulated_batches_are_one_step():
+    batch = next(iter(loader(False)))
+    ends = []
+    for accumulate in (1, 2):
+        task = new_task()
+        task.model.body[1], task.model.body[3] = nn.Identity(), nn.Identity()
+        try_steps(task, batch, TrainerConfig(device="cpu", accumulate=accumulate), count=2 * accumulate)
+        ends.append(task.model.body[0].weight.detach())
+    # The same batch twice has the gradient of the batch.
+    torch.testing.assert_close(ends[0], ends[1])
+
+
+def test_mixed_precision_needs_less_memory():
+    model = Small(width=32)
+    full, mixed = (training_memory_mib(model, 4, (3, 64, 64), kind) for kind in ("float32", "bf16-mixed"))
+    assert 0.4 * full < mixed < 0.9 * full
+    more = training_memory_mib(model, 8, (3, 64, 64), "bf16-mixed")
+    assert 1.7 < more / mixed < 2.0
 
 
 def test_the_memory_of_a_scan_is_what_its_kernel_keeps_not_all_its_states():

@@ -183,13 +183,13 @@ def _train(source: Source, recipe: Recipe, folder: Path) -> tuple[Run, bool]:
     if Run(folder).recipe_path.is_file():
         _say(f"{folder} already holds a demo; it is taken up (delete the folder to begin anew).")
     try:
-        run, keeper = train_run(recipe, folder, resume=True, say=_say)
+        run, ended = train_run(recipe, folder, resume=True, say=_say)
     except Interrupted as interruption:
         _say(f"{interruption}; go on with: kanscan demo --output {folder}")
         raise SystemExit(128 + interruption.signal_number) from None
-    if keeper is None:
+    if ended is None:
         _say("The training is finished; nothing was left to train.")
-    return run, keeper is not None
+    return run, ended is not None
 
 
 def _report(run: Run, source: Source, news: bool) -> Report:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kanscan.config.recipe import Recipe
     from kanscan.run import Run
-    from kanscan.training.checkpoint import Keeper
+    from kanscan.training.checkpoint import Checkpoints
 
 #: Recipe for a folder of pictures that comes without one.
 FOLDER_RECIPE = "ukan"
@@ -39,7 +39,7 @@ class Rehearsal:
         memory_mib: Estimate of what a training step holds.
         device: Where it ran.
         loss: Loss of the first batch.
-        step_seconds: Time of the first step, the slowest of all.
+        step_seconds: Time of a step; the first takes longer.
         num_steps: Steps of the whole training.
         notes: What the user should know.
     """
@@ -133,12 +133,12 @@ def train(
     if dry_run:
         return _rehearse(recipe, folder)
     try:
-        run, keeper = train_run(recipe, folder, resume=resume, say=_say)
+        run, ended = train_run(recipe, folder, resume=resume, say=_say)
     except Interrupted as interruption:
         _say(f"{interruption}; go on with: kanscan train {quote(str(folder))} resume=true")
         raise SystemExit(128 + interruption.signal_number) from None
     if not json:
-        _say(_ending(run, keeper))
+        _say(_ending(run, ended))
     return run
 
 
@@ -227,7 +227,7 @@ def _holds_volumes(path: Path, settings: Mapping[str, Any]) -> bool:
 def _rehearse(recipe: Recipe, folder: Path) -> Rehearsal:
     from kanscan.complexity import complexity
     from kanscan.training.device import choose_device, device_text, training_memory_mib
-    from kanscan.training.session import try_step
+    from kanscan.training.session import try_steps
     from kanscan.workflows.training import prepare
 
     plan = prepare(recipe)
@@ -236,9 +236,9 @@ def _rehearse(recipe: Recipe, folder: Path) -> Rehearsal:
     size = batch["image"].shape[2:]
     padded = (plan.model.in_channels, *(-(-s // m) * m for s, m in zip(size, plan.model.stride, strict=True)))
     cost = complexity(plan.model, padded)
-    memory = training_memory_mib(plan.model, len(batch["image"]), padded)
+    memory = training_memory_mib(plan.model, len(batch["image"]), padded, recipe.trainer.precision)
     chosen = choose_device(recipe.trainer.device)
-    loss, seconds = try_step(plan.task, batch, chosen)
+    trial = try_steps(plan.task, batch, recipe.trainer)
     return Rehearsal(
         recipe=recipe.name,
         output=str(folder),
@@ -252,25 +252,26 @@ def _rehearse(recipe: Recipe, folder: Path) -> Rehearsal:
         macs=cost.macs,
         memory_mib=memory,
         device=device_text(chosen),
-        loss=loss,
-        step_seconds=seconds,
+        loss=trial.loss,
+        step_seconds=trial.seconds,
         num_steps=len(loader) * recipe.trainer.epochs,
         notes=plan.notes,
     )
 
 
-def _ending(run: Run, keeper: Keeper | None) -> str:
+def _ending(run: Run, ended: Checkpoints | None) -> str:
     from kanscan.training.checkpoint import SELECTIONS, best_row
+    from kanscan.training.stopping import StopReason
 
     recipe = run.recipe
     column, _ = SELECTIONS[recipe.trainer.select_by]
     best = best_row(run.curves, recipe.trainer.select_by)
     lines, where = [], quote(str(run.path))
-    if keeper is None:
+    if ended is None:
         lines.append(f"{run.path} was finished before, nothing was left to train")
-    elif keeper.stopped:
-        lines.append(f"stopped after epoch {keeper.rows[-1]['epoch']}: {keeper.stopped}")
-        if "time_budget" in keeper.stopped:
+    elif ended.stopped:
+        lines.append(f"stopped after epoch {ended.rows[-1]['epoch']}: {ended.stopped}")
+        if ended.stopped.reason is StopReason.TIME_BUDGET:
             lines.append(f"go on with:  kanscan train {where} resume=true")
     if best is not None:
         lines.append(f"best epoch {best['epoch']:.0f}: {column} {best[column]:.4f}")

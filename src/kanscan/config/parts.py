@@ -315,6 +315,8 @@ class TrainerConfig(Part):
 
     epochs: int = Field(400, ge=1)
     batch_size: int = Field(8, ge=1)
+    #: Batches whose gradients add up to one step of the optimizer; for batches that do not fit into memory at once.
+    accumulate: int = Field(1, ge=1)
     #: auto, cpu, cuda, cuda:N, mps.
     device: str = "auto"
     precision: Literal["float32", "bf16-mixed", "16-mixed"] = "float32"

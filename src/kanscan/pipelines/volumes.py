@@ -211,7 +211,7 @@ def fit_memory(recipe: Recipe, plan: VolumePlan, model: SegmentationModel) -> tu
     if limit is None:
         limit = _MEMORY_SHARE * available_memory_mib(choose_device(recipe.trainer.device))
     shape = (model.in_channels, *plan.network_size)
-    one, two = (training_memory_mib(model, count, shape) for count in (1, 2))
+    one, two = (training_memory_mib(model, count, shape, recipe.trainer.precision) for count in (1, 2))
     each = two - one
     needed = one + each * (plan.batch_size - 1)
     fits = 1 + int((limit - one) / each) if limit >= one else 0

@@ -20,11 +20,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
+from kanscan.config.parts import TrainerConfig
 from kanscan.files import atomic, write_text
+from kanscan.training.stopping import Stopped, StopReason
 from kanscan.training.task import Task
 
 #: Columns of the curves.
-COLUMNS = ("epoch", "train_loss", "val_loss", "val_dice", "val_iou", "lr", "lr_kan", "seconds")
+COLUMNS = ("epoch", "train_loss", "val_loss", "val_dice", "val_iou", "lr", "kan_lr", "seconds")
 #: Score by which the best epoch is chosen -> its column, and whether more is better.
 SELECTIONS = {"dice": ("val_dice", True), "iou": ("val_iou", True), "loss": ("val_loss", False)}
 
@@ -48,37 +50,28 @@ class Files:
     curves: Path
 
 
-class Keeper(Callback):
+class Checkpoints(Callback):
     """Writes weights, curves and state after each epoch, and stops when patience or time is used up.
 
     Args:
         files: Where to write.
-        select_by: A key of `SELECTIONS`.
-        patience: Stop after so many epochs without a better score.
-        time_budget_minutes: Stop before the epoch that would end later than this, counted from now.
+        part: Says which score chooses, and when to stop; its time budget is counted from now.
         about: Plain values written into the weights' headers.
 
     Attributes:
         rows: The curves so far.
-        stopped: Why the training ended before its last epoch, in words; empty if it did not.
+        stopped: Why the training ended before its last epoch; None if it did not.
     """
 
-    def __init__(
-        self,
-        files: Files,
-        *,
-        select_by: str = "dice",
-        patience: int | None = None,
-        time_budget_minutes: float | None = None,
-        about: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, files: Files, part: TrainerConfig, about: Mapping[str, Any] | None = None) -> None:
         self.files = files
-        self.select_by = select_by
-        self.patience = patience
-        self.deadline = None if time_budget_minutes is None else time.monotonic() + 60 * time_budget_minutes
+        self.select_by = part.select_by
+        self.patience = part.patience
+        budget = part.time_budget_minutes
+        self.deadline = None if budget is None else time.monotonic() + 60 * budget
         self.about = dict(about or {})
         self.rows: list[Row] = []
-        self.stopped = ""
+        self.stopped: Stopped | None = None
         self._epoch_began = time.monotonic()
         self._state_is_current = False
 
@@ -88,7 +81,7 @@ class Keeper(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the curves of an earlier part of the run."""
-        self.rows = list(state_dict["rows"])
+        self.rows = upgraded(state_dict["rows"])
         self._state_is_current = True
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -115,7 +108,7 @@ class Keeper(Callback):
             logger.log_metrics({k: v for k, v in row.items() if v is not None}, step=row["epoch"])
         if row["epoch"] < (trainer.max_epochs or 0):
             self.stopped = self._reason_to_stop(seconds)
-            trainer.should_stop = bool(self.stopped)
+            trainer.should_stop = self.stopped is not None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the last state; without any validation the last weights serve as the best."""
@@ -124,14 +117,15 @@ class Keeper(Callback):
         if trainer.is_global_zero and best_row(self.rows, self.select_by) is None:
             write_weights(self.files.best_weights, pl_module.served, {**self.about, "epoch": trainer.current_epoch})
 
-    def _reason_to_stop(self, seconds: float) -> str:
+    def _reason_to_stop(self, seconds: float) -> Stopped | None:
         epoch, best = self.rows[-1]["epoch"], best_row(self.rows, self.select_by)
         if self.patience is not None and best is not None and epoch - best["epoch"] >= self.patience:
             column, _ = SELECTIONS[self.select_by]
-            return f"{column} has not improved for {epoch - best['epoch']} epochs (trainer.patience={self.patience})"
+            words = f"{column} has not improved for {epoch - best['epoch']} epochs (trainer.patience={self.patience})"
+            return Stopped(StopReason.PATIENCE, words)
         if self.deadline is not None and time.monotonic() + seconds > self.deadline:
-            return "another epoch would not fit into trainer.time_budget_minutes"
-        return ""
+            return Stopped(StopReason.TIME_BUDGET, "another epoch would not fit into trainer.time_budget_minutes")
+        return None
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -174,18 +168,23 @@ def rows_of_state(state: Mapping[str, Any]) -> list[Row]:
     """Return the curves inside a state."""
     for content in state.get("callbacks", {}).values():
         if isinstance(content, Mapping) and "rows" in content:
-            return list(content["rows"])
+            return upgraded(content["rows"])
     return []
 
 
-def is_finished(state: Path, *, epochs: int, patience: int | None = None, select_by: str = "dice") -> bool:
+def upgraded(rows: Sequence[Row]) -> list[Row]:
+    """Return rows of curves under today's names; version 0.1.0 called the column of `kan_lr` otherwise."""
+    return [{"kan_lr" if name == "lr_kan" else name: value for name, value in row.items()} for row in rows]
+
+
+def is_finished(state: Path, part: TrainerConfig) -> bool:
     """Tell from the state file whether nothing is left to train; the curves may be an epoch ahead of it."""
     rows = rows_of_state(read_state(state)) if state.is_file() else []
     if not rows:
         return False
-    best = best_row(rows, select_by)
-    worn_out = patience is not None and best is not None and rows[-1]["epoch"] - best["epoch"] >= patience
-    return rows[-1]["epoch"] >= epochs or worn_out
+    best = best_row(rows, part.select_by)
+    gave_up = part.patience is not None and best is not None and rows[-1]["epoch"] - best["epoch"] >= part.patience
+    return rows[-1]["epoch"] >= part.epochs or gave_up
 
 
 def best_row(rows: Sequence[Row], select_by: str) -> Row | None:

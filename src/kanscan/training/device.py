@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 from kanscan.registry import unknown
 
@@ -73,7 +75,9 @@ def available_memory_mib(device: torch.device) -> float:
     return min(free, limit - used)
 
 
-def training_memory_mib(model: nn.Module, batch_size: int, image_shape: Sequence[int]) -> float:
+def training_memory_mib(
+    model: nn.Module, batch_size: int, image_shape: Sequence[int], precision: str = "float32"
+) -> float:
     """Estimate what one training step holds: weights, gradients, Adam's two moments, and what backward needs.
 
     Short-lived buffers of single operations come on top. Nothing is computed: shapes run through a copy without memory.
@@ -82,25 +86,44 @@ def training_memory_mib(model: nn.Module, batch_size: int, image_shape: Sequence
         model: The network; it is not changed.
         batch_size: Images in a batch.
         image_shape: Channels and spatial size of one image.
+        precision: A key of `kanscan.training.trainer.PRECISIONS`; the mixed ones keep most maps in 16 bits.
     """
+    # Two images at least: batch norm refuses a single value.
+    two = _kept_for_backward(model, 2, image_shape, precision)
+    # The 16-bit copies of the weights are kept once, whatever the batch.
+    each = two / 2 if precision == "float32" else _kept_for_backward(model, 3, image_shape, precision) - two
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return (4 * weights + two + (batch_size - 2) * each) / 2**20
+
+
+def _kept_for_backward(model: nn.Module, batch_size: int, image_shape: Sequence[int], precision: str) -> int:
+    """Return the bytes of all that the forward pass keeps, the weights not counted."""
     shadow = deepcopy(model).to("meta").train()
-    parameters = {p.untyped_storage()._cdata for p in shadow.parameters()}
+    is_mixed = precision != "float32"
     saved: dict[int, int] = {}
     kept: list[Tensor] = []
+    # Precisions belong to devices that compute: the shapes of mixed ones run as tensors of a pretended processor.
+    with FakeTensorMode(allow_non_fake_inputs=True) if is_mixed else nullcontext():
+        if is_mixed:
+            shadow.to_empty(device="cpu")
+        parameters = {p.untyped_storage()._cdata for p in shadow.parameters()}
 
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in parameters:
-            saved[storage._cdata] = storage.nbytes()
-            kept.append(tensor)  # else its place could be taken by another and counted once for both
-        return tensor
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in parameters:
+                saved[storage._cdata] = storage.nbytes()
+                kept.append(tensor)  # else its place could be taken by another and counted once for both
+            return tensor
 
-    # Two images: batch norm refuses a single value.
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         # A noise predictor takes the diffusion step too, and says so itself.
         example = getattr(shadow, "example_inputs", None)
-        inputs = example(image_shape[1:], 2) if example else (torch.empty(2, *image_shape, device="meta"),)
-        output = shadow(*inputs)
-    del output
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    return (4 * weights + batch_size * sum(saved.values()) / 2) / 2**20
+        device = "cpu" if is_mixed else "meta"
+        inputs = (
+            example(image_shape[1:], batch_size) if example else (torch.empty(batch_size, *image_shape, device=device),)
+        )
+        kind = torch.float16 if precision == "16-mixed" else torch.bfloat16
+        hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+        with hooks, torch.autocast("cpu", dtype=kind, enabled=is_mixed):
+            output = shadow(*inputs)
+        del output
+    return sum(saved.values())

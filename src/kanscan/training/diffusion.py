@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kanscan.config.parts import DiffusionConfig, OptimConfig
 from kanscan.training.process import noise_process, sample_generator
@@ -46,7 +47,9 @@ class DiffusionTask(Task):
     ) -> None:
         super().__init__(model, optim, epochs, seed=seed)
         self.process, self.loss_name, self.label_classes = noise_process(part), part.loss, label_classes
-        self.average = None if part.ema_decay is None else AveragedModel(model, avg_fn=Forgetting(part.ema_decay))
+        self.average = (
+            None if part.ema_decay is None else AveragedModel(model, multi_avg_fn=exponential_average(part.ema_decay))
+        )
 
     @property
     def served(self) -> nn.Module:
@@ -98,23 +101,15 @@ class DiffusionTask(Task):
         return {"val_dice": None, "val_iou": None}
 
 
-class Forgetting:
-    """Exponential moving average; short at first, so that the fresh weights are soon forgotten.
+def exponential_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    """Return a moving average for `AveragedModel`; short at first, so that the fresh weights soon count for nothing.
 
     Args:
         decay: Share of the average that stays at each step; early on (1 + n) / (10 + n) of n steps, if that is less.
-
-    Raises:
-        ValueError: The share does not lie between 0 and 1.
     """
 
-    def __init__(self, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"diffusion.ema_decay must be at least 0 and below 1, got {decay:g}")
-        self.decay = decay
-
-    def __call__(self, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        """Return the new average after `count` earlier ones."""
+    def average(averages: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
         n = float(count)
-        decay = min(self.decay, (1 + n) / (10 + n))
-        return torch.lerp(average, current, 1 - decay)
+        get_ema_multi_avg_fn(min(decay, (1 + n) / (10 + n)))(averages, current, count)
+
+    return average

@@ -5,12 +5,15 @@ Pixels whose label is `kanscan.metrics.IGNORED` count in none of their sums.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kanscan.config import parts
 from kanscan.metrics import IGNORED
+from kanscan.metrics.logits import pad_to, with_background
 
 
 class BCEDiceLoss(nn.Module):
@@ -112,9 +115,7 @@ class CEDiceNNUNetLoss(nn.Module):
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Compare logits `(B, K, *S)` with an integer label `(B, *S)`; one logit says foreground."""
         logits = full_precision(logits)
-        if logits.shape[1] == 1:
-            # Two classes of which the background's logit is 0: the softmax of both is the sigmoid of the other.
-            logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
+        logits = with_background(logits)
         label, judged = without_ignored(label, logits)
         wanted = as_probabilities(label, logits)
         cross_entropy = mean_over(-(wanted * F.log_softmax(logits, dim=1)).sum(1, keepdim=True), judged)
@@ -138,13 +139,26 @@ class DeepSupervisionLoss(nn.Module):
         self.loss = loss
 
     def forward(self, outputs: list[Tensor], label: Tensor) -> Tensor:
-        """Compare logits of every scale, full resolution first, with the full-resolution integer label."""
-        terms = [
-            weight * self.loss(logits, resize_label(label, tuple(logits.shape[2:])))
-            for logits, weight in zip(outputs, scale_weights(len(outputs)), strict=True)
-            if weight > 0
-        ]
+        """Compare logits of every scale, full resolution first, with the full-resolution integer label.
+
+        Where the image was padded at its far ends to the outputs' size, what lies in the padding alone does not count.
+        """
+        size, full = tuple(label.shape[1:]), tuple(outputs[0].shape[2:])
+        padded = pad_to(label.unsqueeze(1).double(), full).squeeze(1).to(label.dtype) if size != full else label
+        terms = []
+        for logits, weight in zip(outputs, scale_weights(len(outputs)), strict=True):
+            here = tuple(logits.shape[2:])
+            seen = [-(-n * h // f) for n, h, f in zip(size, here, full, strict=True)]
+            if weight > 0:
+                terms.append(weight * self.loss(_cut(logits, seen), _cut(resize_label(padded, here), seen)))
         return torch.stack(terms).sum()
+
+
+def _cut(values: Tensor, size: Sequence[int]) -> Tensor:
+    """Keep the near corner of the last axes."""
+    for axis, n in enumerate(size, start=values.ndim - len(size)):
+        values = values.narrow(axis, 0, n)
+    return values
 
 
 #: Part of the recipe -> the loss it describes, built with the part's options.

@@ -8,19 +8,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from kanscan.training.checkpoint import Keeper, Row, best_row
+from kanscan.training.checkpoint import Checkpoints, Row, best_row
 
 
 class ProgressReport(Callback):
     """A bar over the whole training with loss, validation Dice and the time left; without a terminal, a line an epoch.
 
     Args:
-        keeper: Knows the curves.
+        checkpoints: Know the curves.
         console: Where to write; default: standard error.
     """
 
-    def __init__(self, keeper: Keeper, console: Console | None = None) -> None:
-        self.keeper = keeper
+    def __init__(self, checkpoints: Checkpoints, console: Console | None = None) -> None:
+        self.checkpoints = checkpoints
         self.console = console or Console(stderr=True, highlight=False)
         self.bar: Progress | None = None
         self.loss = float("nan")
@@ -62,7 +62,7 @@ class ProgressReport(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the line of the epoch where there is no bar."""
         if self.bar is None and trainer.is_global_zero:
-            self.console.print(epoch_line(self.keeper, trainer.max_epochs or 0), soft_wrap=True)
+            self.console.print(epoch_line(self.checkpoints, trainer.max_epochs or 0), soft_wrap=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
@@ -75,9 +75,9 @@ class ProgressReport(Callback):
     def _advance(self, trainer: Trainer) -> None:
         assert self.bar is not None
         figures = f"loss {self.loss:.4f}"
-        validated = [row for row in self.keeper.rows if row["val_dice"] is not None]
+        validated = [row for row in self.checkpoints.rows if row["val_dice"] is not None]
         if validated:
-            figures += f"  val Dice {validated[-1]['val_dice']:.4f}" + _best(self.keeper)
+            figures += f"  val Dice {validated[-1]['val_dice']:.4f}" + _best(self.checkpoints)
         epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
         self.bar.update(self.task, advance=1, epoch=epoch, figures=figures)
 
@@ -87,21 +87,21 @@ class ProgressReport(Callback):
             self.bar = None
 
 
-def epoch_line(keeper: Keeper, epochs: int) -> str:
+def epoch_line(checkpoints: Checkpoints, epochs: int) -> str:
     """Write the figures of the epoch just finished, and how long the rest will take at its pace."""
-    row = keeper.rows[-1]
+    row = checkpoints.rows[-1]
     parts = [f"epoch {row['epoch']}/{epochs}"]
     parts += [
         f"{title} {row[name]:.4f}"
         for name, title in (("train_loss", "loss"), ("val_loss", "val loss"), ("val_dice", "val Dice"))
         if row[name] is not None
     ]
-    left = (epochs - row["epoch"]) * _pace(keeper.rows)
-    return "  ".join(parts) + f"{_best(keeper)}  {row['seconds']:.1f} s, {duration(left)} left"
+    left = (epochs - row["epoch"]) * _pace(checkpoints.rows)
+    return "  ".join(parts) + f"{_best(checkpoints)}  {row['seconds']:.1f} s, {duration(left)} left"
 
 
-def _best(keeper: Keeper) -> str:
-    best = best_row(keeper.rows, keeper.select_by)
+def _best(checkpoints: Checkpoints) -> str:
+    best = best_row(checkpoints.rows, checkpoints.select_by)
     return "" if best is None else f" (best so far: epoch {best['epoch']})"
 
 

@@ -6,11 +6,11 @@ from copy import deepcopy
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kanscan.config.parts import OptimConfig
 from kanscan.metrics import IGNORED
+from kanscan.metrics.logits import labels, legal_size, num_classes, pad_to
 from kanscan.training.losses import DeepSupervisionLoss
 from kanscan.training.task import Averages, Batch, Figures, Task, epoch_seed
 
@@ -74,8 +74,7 @@ class SegmentationTask(Task):
             if self.side_loss is None:
                 loss = self.loss(self.logits(image), label)
             else:
-                outputs = self.model.side_outputs(self._padded(image))
-                loss = self.side_loss(outputs, self._padded(label.unsqueeze(1).double()).squeeze(1).to(label.dtype))
+                loss = self.side_loss(self.model.side_outputs(self._padded(image)), label)
         except ValueError as error:
             raise explained(error) from None
         self.demand_finite(loss, batch, "training")
@@ -96,11 +95,7 @@ class SegmentationTask(Task):
         return logits[(..., *(slice(size) for size in image.shape[2:]))]
 
     def _padded(self, image: Tensor) -> Tensor:
-        missing = [-size % stride for size, stride in zip(image.shape[2:], self.model.stride, strict=True)]
-        if not any(missing):
-            return image
-        # As the predictor does it: border pixels repeated at the far ends; torch counts from the last axis.
-        return F.pad(image, [n for axis in reversed(missing) for n in (0, axis)], mode="replicate")
+        return pad_to(image, legal_size(image.shape[2:], self.model.stride))
 
     def epoch_scores(self) -> Figures:
         """Return the mean Dice and IoU of the validation cases."""
@@ -151,8 +146,8 @@ def image_scores(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two tensors `(B,)`; NaN for an image to which no foreground class applies.
     """
-    predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
-    classes = torch.arange(1, max(2, logits.shape[1]), device=logits.device).view(1, -1, 1)
+    predicted = labels(logits)
+    classes = torch.arange(1, num_classes(logits.shape[1]), device=logits.device).view(1, -1, 1)
     if logits.shape[1] <= IGNORED:
         predicted = predicted.masked_fill(label == IGNORED, 0)
     a, b = (predicted.flatten(1).unsqueeze(1) == classes), (label.flatten(1).unsqueeze(1) == classes)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from lightning.pytorch import Callback, LightningModule, Trainer
 
-from kanscan.training.checkpoint import Files, Keeper
-from kanscan.training.optim import make_optimizer
+from kanscan.config.parts import TrainerConfig
+from kanscan.training.checkpoint import Checkpoints, Files
 from kanscan.training.progress import ProgressReport
 from kanscan.training.stopping import SignalStop
 from kanscan.training.task import Task
@@ -24,13 +25,10 @@ def train_task(
     loaders: tuple[Any, Any | None],
     files: Files,
     folder: Path,
+    part: TrainerConfig,
     *,
-    about: Mapping[str, Any],
-    select_by: str = "dice",
-    patience: int | None = None,
-    time_budget_minutes: float | None = None,
-    **trainer: Any,
-) -> Keeper:
+    about: Mapping[str, Any] | None = None,
+) -> Checkpoints:
     """Train, from the state where there is one, and leave weights, curves and state after every epoch.
 
     Args:
@@ -38,47 +36,85 @@ def train_task(
         loaders: Of the training and of the validation cases; without the latter no epoch is preferred to another.
         files: Where to write.
         folder: Where event files go.
+        part: How long, on what, and when to stop.
         about: Plain values written into the weights' headers.
-        select_by: As in `Keeper`.
-        patience: As in `Keeper`.
-        time_budget_minutes: As in `Keeper`.
-        **trainer: Further keywords of `make_trainer`.
 
     Returns:
-        The keeper: it knows the curves and why the training ended.
+        What knows the curves and why the training ended.
 
     Raises:
         Interrupted: A signal asked to stop; the state of the last finished epoch is there.
         ValueError: A case cannot be read, the loss is no longer a number, or memory does not suffice.
     """
-    keeper = Keeper(files, select_by=select_by, patience=patience, time_budget_minutes=time_budget_minutes, about=about)
+    checkpoints = Checkpoints(files, part, about)
     stop = SignalStop()
     with torch_settings_kept(), stop.listening(), enough_memory():
-        engine = make_trainer(folder=folder, callbacks=[keeper, ProgressReport(keeper), stop], **trainer)
+        callbacks = [checkpoints, ProgressReport(checkpoints), stop]
+        engine = make_trainer(part, callbacks, clip_norm=task.optim.clip_norm, folder=folder)
         fit(engine, task, *loaders, state=files.state if files.state.is_file() else None)
-    return keeper
+    return checkpoints
 
 
-def try_step(task: Task, batch: Mapping[str, Any], device: torch.device) -> tuple[float, float]:
-    """Take one optimizer step outside of any run.
+@dataclass(frozen=True)
+class Trial:
+    """How the first steps of a training went.
+
+    Attributes:
+        loss: Of the first batch, before any step.
+        first_seconds: Time of the first step, the slowest of all.
+        seconds: Time of a later step.
+    """
+
+    loss: float
+    first_seconds: float
+    seconds: float
+
+
+def try_steps(task: Task, batch: Mapping[str, Any], part: TrainerConfig, count: int = 3) -> Trial:
+    """Take a few steps outside of any run, each as the training takes it: precision, clipping and optimizer are its.
 
     Args:
         task: The training step; its network's weights change.
         batch: From the training loader.
-        device: Where to compute.
-
-    Returns:
-        The loss before the step, and the seconds it took.
+        part: Where and in which precision to compute.
+        count: How many steps; at least two, for the first tells nothing of the others.
     """
-    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
-    task.to(device).train()
-    optimizer = make_optimizer(task.model, task.optim)
-    began = time.perf_counter()
-    with enough_memory():
-        loss = task.training_step(moved, 0)
-        loss.backward()
-        optimizer.step()
-    return loss.item(), time.perf_counter() - began
+    watch = _StepWatch()
+    with torch_settings_kept(), enough_memory():
+        engine = make_trainer(part, [watch], clip_norm=task.optim.clip_norm, batches=count)
+        fit(engine, task, _Repeated(batch, count), None)
+    first, *later = watch.seconds
+    return Trial(watch.losses[0], first, sorted(later)[len(later) // 2])
+
+
+class _Repeated:
+    """A loader of the same batch."""
+
+    def __init__(self, batch: Mapping[str, Any], count: int) -> None:
+        self.batch, self.count = batch, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        return iter([self.batch] * self.count)
+
+
+class _StepWatch(Callback):
+    """Notes loss and time of every step."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
+        self._began = 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+        # Reading the number waits for a device that computes on its own.
+        self.losses.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
+        self.seconds.append(time.perf_counter() - self._began)
 
 
 @contextmanager

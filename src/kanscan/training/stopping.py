@@ -6,10 +6,35 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
 from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class StopReason(Enum):
+    """Why a training ended before its last epoch."""
+
+    PATIENCE = "patience"
+    TIME_BUDGET = "time_budget"
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """How a training ended before its last epoch.
+
+    Attributes:
+        reason: Why.
+        sentence: The same in words, with the figures.
+    """
+
+    reason: StopReason
+    sentence: str
+
+    def __str__(self) -> str:
+        return self.sentence
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error

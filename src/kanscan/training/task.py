@@ -57,7 +57,7 @@ class Task(LightningModule):
             "val_loss": val.get("loss"),
             **self.epoch_scores(),
             "lr": self.rates[0],
-            "lr_kan": self.rates[1],
+            "kan_lr": self.rates[1],
         }
 
     def configure_optimizers(self) -> Any:

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning_utilities.core.imports import RequirementCache
 from torch import nn
 
+from kanscan.config.parts import TrainerConfig
 from kanscan.registry import unknown
 from kanscan.training.checkpoint import AtomicCheckpointIO, read_state
 from kanscan.training.device import choose_device
@@ -24,47 +25,44 @@ PRECISIONS = {"float32": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-
 
 
 def make_trainer(
-    *,
-    epochs: int,
-    folder: Path,
+    part: TrainerConfig,
     callbacks: Sequence[Callback],
-    device: str = "auto",
-    precision: str = "float32",
+    *,
     clip_norm: float | None = None,
-    validate_every: int = 1,
-    deterministic: bool = True,
+    folder: Path | None = None,
+    batches: int | None = None,
 ) -> Trainer:
     """Build the trainer.
 
     Args:
-        epochs: Number of epochs.
-        folder: Where event files for TensorBoard go, if that is installed.
+        part: How long and on what.
         callbacks: What acts between the steps.
-        device: See `choose_device`.
-        precision: A key of `PRECISIONS`.
         clip_norm: Largest gradient norm.
-        validate_every: Validate every so many epochs.
-        deterministic: Prefer slower operations that give the same bits every time; warn where there are none.
+        folder: Where event files for TensorBoard go, if that is installed; None: nowhere.
+        batches: Stop after so many, and validate nothing: a rehearsal of a training.
 
     Raises:
         ValueError: The device or the precision is not available.
     """
-    chosen = choose_device(device)
-    check_precision(precision, chosen)
+    chosen = choose_device(part.device)
+    check_precision(part.precision, chosen)
     # Tensorboard is an extra.
-    loggers = [TensorBoardLogger(folder, name="", version="tensorboard")] if RequirementCache("tensorboard") else []
+    is_logged = folder is not None and bool(RequirementCache("tensorboard"))
     with quiet():
         return Trainer(
-            max_epochs=epochs,
+            max_epochs=part.epochs if batches is None else 1,
+            limit_train_batches=batches,
+            limit_val_batches=None if batches is None else 0,
             accelerator={"cpu": "cpu", "cuda": "gpu", "mps": "mps"}[chosen.type],
             devices=[chosen.index or 0] if chosen.type == "cuda" else 1,
-            precision=PRECISIONS[precision],
+            precision=PRECISIONS[part.precision],
             gradient_clip_val=clip_norm,
-            check_val_every_n_epoch=validate_every,
-            deterministic="warn" if deterministic else False,
+            accumulate_grad_batches=part.accumulate,
+            check_val_every_n_epoch=part.validate_every,
+            deterministic="warn" if part.deterministic else False,
             callbacks=list(callbacks),
             plugins=[AtomicCheckpointIO()],
-            logger=loggers or False,
+            logger=[TensorBoardLogger(folder, name="", version="tensorboard")] if is_logged else False,
             default_root_dir=folder,
             enable_checkpointing=False,
             enable_progress_bar=False,

@@ -28,7 +28,7 @@ from kanscan.pipelines.wings import (
     wing_of,
 )
 from kanscan.run import Run
-from kanscan.training.checkpoint import Files, Keeper, is_finished
+from kanscan.training.checkpoint import Checkpoints, Files, is_finished
 from kanscan.training.device import choose_device, device_text
 from kanscan.training.session import train_task
 from kanscan.training.stopping import Interrupted
@@ -133,7 +133,7 @@ def _extra_note(recipe: Recipe, count: int) -> str:
 
 def train_run(
     recipe: Recipe, path: str | Path, *, resume: bool = False, say: Callable[[str], None] = lambda text: None
-) -> tuple[Run, Keeper | None]:
+) -> tuple[Run, Checkpoints | None]:
     """Train a recipe into a folder, or go on with the run that is there.
 
     Args:
@@ -176,10 +176,10 @@ def train_run(
         raise
 
 
-def _go_on(recipe: Recipe, run: Run, say: Callable[[str], None]) -> tuple[Run, Keeper | None]:
+def _go_on(recipe: Recipe, run: Run, say: Callable[[str], None]) -> tuple[Run, Checkpoints | None]:
     recipe = run.check_same(with_root(recipe, recipe.data.root))
     part = recipe.trainer
-    if is_finished(run.state_path, epochs=part.epochs, patience=part.patience, select_by=part.select_by):
+    if is_finished(run.state_path, part):
         return run, None
     plan = VolumePlan.from_json(run.facts["plan"]) if "plan" in run.facts else None
     preparation = prepare(recipe, Split.load(run.split_path), plan)
@@ -234,14 +234,13 @@ def _facts(preparation: Preparation) -> dict[str, Any]:
     }
 
 
-def _fit(run: Run, preparation: Preparation) -> Keeper:
+def _fit(run: Run, preparation: Preparation) -> Checkpoints:
     recipe = preparation.recipe
     return train_task(
         preparation.task,
         preparation.loaders,
         Files(run.weights_path, run.last_weights_path, run.state_path, run.curves_path),
         run.path,
+        recipe.trainer,
         about={"model": recipe.model.name, "recipe": recipe.name, "kanscan": version("kanscan")},
-        clip_norm=recipe.optim.clip_norm,
-        **recipe.trainer.model_dump(exclude={"batch_size"}),
     )
