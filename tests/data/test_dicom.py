@@ -162,7 +162,7 @@ def test_a_file_is_looked_at_once_and_read_once(tmp_path, monkeypatch):
     real = pydicom.dcmread
 
     def counted(path, *args, **options):
-        reads.append((str(path), bool(options.get("stop_before_pixels"))))
+        reads.append((str(getattr(path, "name", path)), bool(options.get("stop_before_pixels"))))
         return real(path, *args, **options)
 
     monkeypatch.setattr(pydicom, "dcmread", counted)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 
+_SILENT = logging.NullHandler()
 _IMPORTING = threading.Lock()
 
 
@@ -27,4 +29,6 @@ def pydicom_module() -> Any:
             import pydicom
         except ImportError:
             raise ValueError("DICOM needs pydicom; install it with: pip install 'kanscan[clinical]'") from None
+    # It logs each decoder that failed with a page of text; what could not be read is said in a sentence of ours.
+    logging.getLogger("pydicom").addHandler(_SILENT)
     return pydicom

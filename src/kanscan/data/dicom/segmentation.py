@@ -87,6 +87,10 @@ _DEMANDED = (
 )
 
 
+_TEXT = ("PN", "LO", "SH", "LT", "ST", "UT")
+_ESCAPE = re.compile("\x1b[ -/]+[0-~]")
+
+
 def _complete(sources: Sequence[Any]) -> None:
     """Add what an anonymizer left out of the source images, in memory only, and say everything in UTF-8."""
     from pydicom.uid import generate_uid
@@ -100,6 +104,10 @@ def _complete(sources: Sequence[Any]) -> None:
             source.FrameOfReferenceUID = frame_of_reference
         # Names in the older encodings (ISO 2022) are decoded by what the file says and written as what all can read.
         source.decode()
+        for element in source:
+            # pydicom leaves in the escapes that lead over to GB 2312.
+            if element.VR in _TEXT and element.VM == 1 and "\x1b" in str(element.value):
+                element.value = _ESCAPE.sub("", str(element.value))
         source.SpecificCharacterSet = "ISO_IR 192"
 
 

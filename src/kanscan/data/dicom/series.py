@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kanscan.data.case import Series
+from kanscan.data.dicom.archive import is_archive, members, open_file
 from kanscan.data.optional_imports import pydicom_module
 from kanscan.registry import unknown
 
@@ -84,15 +87,23 @@ class Found:
 def is_dicom_file(path: Path) -> bool:
     """Tell by its first bytes whether a file is DICOM, also without the preamble that the standard asks for."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             start = file.read(132)
-    except OSError:
+    except (OSError, zlib.error):
         return False
-    if start[128:] == b"DICM":
-        return True
-    # Older archives write the elements at once: group 0002 or 0008, either byte order, with a short length.
-    known = (b"\x02\x00\x00\x00", b"\x08\x00\x00\x00", b"\x08\x00\x01\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
-    return len(start) == 132 and (start[:4] in known or start[:4] in (b"\x00\x08\x00\x05", b"\x00\x08\x00\x08"))
+    return start[128:] == b"DICM" or _begins_with_element(start)
+
+
+def _begins_with_element(start: bytes) -> bool:
+    """Older archives leave out the preamble: the first element of group 0002 or 0008 comes at once."""
+    if len(start) < 132:
+        return False
+    for order in ("<", ">"):
+        group, element, length = struct.unpack(f"{order}HHI", start[:8])
+        explicit = start[4:6].isalpha() and start[4:6].isupper()
+        if group in (0x0002, 0x0008) and element < 0x0100 and (explicit or length < 1024):
+            return True
+    return False
 
 
 def read_header(path: Path) -> Header | None:
@@ -101,7 +112,8 @@ def read_header(path: Path) -> Header | None:
     if not is_dicom_file(path):
         return None
     try:
-        head = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
+        with open_file(path) as file:
+            head = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
         return _header(path, head)
     except Exception:  # pydicom raises many kinds on damaged files
         return None
@@ -157,7 +169,7 @@ def find_series(path: str | Path, *, deep: bool = False) -> Found:
     """Find the series of images in a folder (not below it), or of one file; the header of each file is read once.
 
     Args:
-        path: A folder or a file.
+        path: A folder, a ZIP archive or a file.
         deep: Look into the folders below it too, as a DICOMDIR does: its series lie across folders.
     """
     path = Path(path)
@@ -183,6 +195,8 @@ def _told(path: Path, kinds: Counter[str]) -> list[str]:
 
 
 def _files(path: Path, deep: bool) -> Iterable[Path]:
+    if is_archive(path):
+        return [p for p in members(path) if _may_be_dicom(p)]
     if path.is_file():
         return [path]
     inside = path.rglob("*") if deep else path.iterdir()
@@ -218,12 +232,17 @@ def _without_copies(heads: Sequence[Header]) -> tuple[list[Header], int]:
     seen: set[tuple[str, bytes]] = set()
     for head in heads:
         if repeated[head.instance_uid] > 1:
-            key = head.instance_uid, hashlib.blake2b(head.path.read_bytes()).digest()
+            key = head.instance_uid, _digest(head.path)
             if key in seen:
                 continue
             seen.add(key)
         kept.append(head)
     return kept, len(heads) - len(kept)
+
+
+def _digest(path: Path) -> bytes:
+    with open_file(path) as file:
+        return hashlib.blake2b(file.read()).digest()
 
 
 def choose_series(path: str | Path, wanted: str | None = None) -> Series:

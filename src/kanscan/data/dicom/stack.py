@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kanscan.data.case import Series
+from kanscan.data.dicom.archive import open_file
 from kanscan.data.limits import check_voxels
 from kanscan.data.optional_imports import pydicom_module
 from kanscan.data.readable import readable
@@ -50,7 +51,9 @@ def read_dataset(file: Path) -> Any:
     """
     pydicom = pydicom_module()
     with readable(file):
-        dataset = pydicom.dcmread(file, force=True)
+        with open_file(file) as content:
+            dataset = pydicom.dcmread(content, force=True)
+        dataset.filename = str(file)
         if "TransferSyntaxUID" not in dataset.file_meta:
             implicit, little = dataset.original_encoding
             dataset.file_meta.TransferSyntaxUID = (

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from kanscan.data.case import Case, Series, Survey
+from kanscan.data.dicom.archive import is_archive, members
 from kanscan.data.dicom.series import Header, find_series, is_dicom_file, series_names
+from kanscan.data.folders import folders
 from kanscan.data.pictures.array_files import is_array_file
 from kanscan.data.volumes.formats import is_volume_file, volume_name
 
@@ -46,7 +48,7 @@ def survey_volumes(inputs: Iterable[str | Path], channels: int = 1, series: str 
     for path in map(Path, inputs):
         if not path.exists():
             raise FileNotFoundError(f"no volume or folder at {path}")
-        if path.is_dir():
+        if path.is_dir() or is_archive(path):
             found, told = _in_folder(path, channels, series)
         elif path.name.upper() == "DICOMDIR":
             found, told = _in_folder(path.parent, channels, series)
@@ -75,13 +77,13 @@ def _refuse_equal_names(cases: Sequence[Case]) -> None:
 
 
 def _in_folder(folder: Path, channels: int, series: str | None) -> tuple[list[Case], list[str]]:
-    inside = sorted(p for p in folder.iterdir() if p.is_file())
+    inside = sorted(p for p in folder.iterdir() if p.is_file()) if folder.is_dir() else []
     files = [p for p in inside if is_volume_file(p)] or [p for p in inside if is_array_file(p)]
     if files:
         return by_channels(files, channels), []
     cases, notes = dicom_cases(folder, series)
     if not cases:
-        below = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        below = sorted(p.name for p in folders(folder))
         hint = f"; it holds the folders {', '.join(below[:5])}: name one of them" if below else ""
         what = f"no series {series!r}" if series is not None else "no volume"
         told = "".join(f"; {note}" for note in notes)
@@ -160,6 +162,7 @@ def dicom_cases(root: Path, wanted: str | None = None) -> tuple[list[Case], list
                 labels.setdefault(uid, []).append(head)
         parts = folder.relative_to(root).parts
         place = "_".join(parts) or folder.resolve().name
+        place = place.removesuffix(folder.suffix) if folder.is_file() else place
         for name, one in zip(series_names(found.series, place), found.series, strict=True):
             if wanted is None or one.is_called(wanted):
                 cases.append(_case(name, folder, one, parts[0] if len(parts) > 1 else None))
@@ -183,21 +186,23 @@ def _case(name: str, folder: Path, series: Series, group: str | None) -> Case:
 
 
 def _folders_of_series(root: Path) -> list[Path]:
-    """List the folders to search; the tree below a DICOMDIR is one place, for its series lie across folders."""
-    if (root / "DICOMDIR").is_file():
+    """List the folders and archives to search; below a DICOMDIR, whose series lie across folders, all is one place."""
+    if root.is_file() or (root / "DICOMDIR").is_file():
         return [root]
-    found = [root]
-    for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".") and not p.is_symlink()):
-        found += _folders_of_series(folder)
+    found = [root, *sorted(path for path in root.iterdir() if is_archive(path))]
+    for folder in folders(root):
+        if not folder.is_symlink():
+            found += _folders_of_series(folder)
     return found
 
 
 def holds_dicom(root: Path) -> bool:
     """Tell from the first files of each folder whether DICOM lies in a folder or below it."""
-    for folder in _folders_of_series(root):
-        if (folder / "DICOMDIR").is_file():
+    for place in _folders_of_series(root):
+        if (place / "DICOMDIR").is_file():
             return True
-        files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+        inside = members(place) if place.is_file() else [p for p in place.iterdir() if p.is_file()]
+        files = sorted(path for path in inside if not path.name.startswith("."))
         if any(path.suffix.lower() == ".dcm" or is_dicom_file(path) for path in files[:3]):
             return True
     return False
