@@ -8,10 +8,13 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 
 from data.made_volumes import box, write_nifti
 from kanscan.data import make_reader, recognize
 from kanscan.data.case import Case, LabelMap
+from kanscan.data.sides import names_sides
+from kanscan.data.volume import Volume
 from kanscan.data.volumes.formats import (
     is_volume_file,
     read_case_volume,
@@ -481,3 +484,63 @@ def test_nnunets_regions_and_pictures(tmp_path):
         ("p0", False, 1),
         ("p1", False, 1),
     ]
+
+
+# Left and right
+
+
+def test_class_names_that_say_left_and_right():
+    assert names_sides(["background", "left kidney", "right kidney"])
+    assert names_sides(["Kidney_L", "Kidney_R"]) and names_sides(["hippocampusLeft"]) and names_sides(["lh-cortex"])
+    assert not names_sides(["background", "liver", "cleft", "bright spot", "L"])
+
+
+@pytest.mark.parametrize("augmentation", ["nnunet", "quarter_turns"])
+@pytest.mark.parametrize("slices", [False, True])
+def test_left_and_right_are_exchanged_only_where_no_name_says_so(augmentation, slices):
+    """A box at one end of the left-right axis stays there in every draw, and crosses over without such names."""
+    from dataclasses import replace
+
+    from kanscan.data.volumes.augmentation import VOLUME_AUGMENTATIONS, augment_patch
+
+    how = replace(VOLUME_AUGMENTATIONS[augmentation], turn=0, zoom=0, intensity=0)
+    size = (16, 16) if slices else (8, 16, 16)
+    label = torch.zeros(size, dtype=torch.int64)
+    # Marked so that no turn in the plane can look like a mirroring.
+    label[..., 2, 1] = 1
+    label[..., 2, 12] = 2
+    label[..., 13, 1] = 3
+
+    def chirality(found: torch.Tensor) -> int:
+        plane = found if slices else found[found.shape[0] // 2]
+        first, second, third = ((plane == k).nonzero()[0] for k in (1, 2, 3))
+        one, other = second - first, third - first
+        return int(torch.sign(one[0] * other[1] - one[1] * other[0]))
+
+    def along(found: torch.Tensor) -> bool:
+        plane = found if slices else found[found.shape[0] // 2]
+        return bool((plane == 1).nonzero()[0][1] < (plane == 2).nonzero()[0][1])
+
+    kept = [axis for axis in range(len(size) - 1)]
+    draws = {
+        mirrored is None: [augment_patch(how, label[None].float(), label, size, s, mirrored)[1] for s in range(40)]
+        for mirrored in (None, kept)
+    }
+    if augmentation == "nnunet":
+        assert {along(one) for one in draws[True]} == {True, False}
+        assert {along(one) for one in draws[False]} == {True}
+    else:
+        assert len({chirality(one) for one in draws[True]}) == 2
+        assert len({chirality(one) for one in draws[False]}) == 1
+
+
+def test_a_spacing_that_would_need_terabytes_is_one_sentence():
+    from kanscan.data.volumes.fingerprint import STATISTICS, Fingerprint
+    from kanscan.data.volumes.plan import make_plan
+    from kanscan.data.volumes.preparation import prepare_volume
+
+    statistics = dict.fromkeys(STATISTICS, 1.0)
+    plan = make_plan(Fingerprint(((0.5, 0.5, 0.5),) * 5, ((64, 64, 64),) * 5, 1.0, (statistics,)), 2)
+    volume = Volume(np.ones((64, 64, 64), np.int16), np.diag([200.0, 200, 200, 1]), path="far.nii.gz")
+    with pytest.raises(ValueError, match=r"far.nii.gz, resampled from 200 x 200 x 200 to 0.5 x .* voxels, more than"):
+        prepare_volume(volume, plan)

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kanscan.data.sides import names_sides
 from kanscan.data.volume import Volume
 from kanscan.data.volumes.grid import Triple, resample_image
+from kanscan.data.volumes.patches import SIDES
 from kanscan.data.volumes.plan import VolumePlan
 from kanscan.data.volumes.preparation import Prepared, prepare_volume, restore_label
 from kanscan.inference.windows import sliding_slabs
@@ -51,7 +53,7 @@ class VolumePredictor:
         plan: As in training.
         class_names: One a class, background first; two for a network with one logit.
         device: "cpu", "cuda", "cuda:1", "mps".
-        flips: Average the logits over all mirrorings.
+        flips: Average the logits over all mirrorings, but not of left and right where class names tell them apart.
         overlap: Of neighboring windows.
 
     Raises:
@@ -123,7 +125,9 @@ class VolumePredictor:
         dims = tuple(range(2, x.ndim))
         mirrored = [dims[:0]]
         if self.flips:
-            mirrored = [c for n in range(len(dims) + 1) for c in itertools.combinations(dims, n)]
+            # The last axis runs from left to right.
+            allowed = dims[:-1] if axis != SIDES and names_sides(self.class_names) else dims
+            mirrored = [c for n in range(len(allowed) + 1) for c in itertools.combinations(allowed, n)]
         logits = torch.stack([self.model(x.flip(axes)).flip(axes) for axes in mirrored]).mean(0)
         return logits if axis is None else logits.unsqueeze(axis + 2)
 

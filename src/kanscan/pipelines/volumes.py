@@ -11,6 +11,7 @@ import torch
 from kanscan.config.recipe import Recipe
 from kanscan.data import Case
 from kanscan.data.loading import make_loader
+from kanscan.data.sides import names_sides
 from kanscan.data.source import Opened
 from kanscan.data.splits import Split
 from kanscan.data.volumes.augmentation import VOLUME_AUGMENTATIONS
@@ -250,6 +251,7 @@ def patch_loaders(recipe: Recipe, source: Opened, split: Split, plan: VolumePlan
         foreground=part.foreground,
         augmentation=part.augmentation,
         seed=recipe.seed,
+        mirror_sides=not names_sides(source.label_map.names),
     )
     settings: dict[str, Any] = {
         "batch_size": plan.batch_size,

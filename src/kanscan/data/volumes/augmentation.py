@@ -62,7 +62,12 @@ VOLUME_AUGMENTATIONS: Registry[VolumeAugmentation | None] = Registry(
 
 
 def augment_patch(
-    how: VolumeAugmentation, image: Tensor, label: Tensor, size: Sequence[int], seed: int
+    how: VolumeAugmentation,
+    image: Tensor,
+    label: Tensor,
+    size: Sequence[int],
+    seed: int,
+    mirrored: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Turn, zoom, cut to size, change grey values, mirror.
 
@@ -72,11 +77,13 @@ def augment_patch(
         label: `(*S)` integers.
         size: Wanted patch, one number an axis (2 or 3).
         seed: Same seed, same result.
+        mirrored: Axes of `size` along which left and right may be exchanged; None: all of them.
     """
     random = np.random.default_rng(seed)
+    allowed = range(len(size)) if mirrored is None else mirrored
     item: dict[str, Any] = {"image": image, "label": label[None].float()}
     if how.quarters and random.random() < how.quarters:
-        image, classes = _quarter_turned([_center(value, size) for value in item.values()], random)
+        image, classes = _quarter_turned([_center(value, size) for value in item.values()], random, allowed)
         return image, classes[0].to(label.dtype)
     item = _place(how, item, tuple(size), random)
     for probability, build in _intensity_changes(len(size)):
@@ -86,17 +93,22 @@ def augment_patch(
             item = change(item)
     if how.flips:
         for axis in range(len(size)):
-            if random.random() < 0.5:
+            if random.random() < 0.5 and axis in allowed:
                 item = {key: _plain(value).flip(axis + 1) for key, value in item.items()}
     return _plain(item["image"]).float(), _plain(item["label"])[0].round().to(label.dtype)
 
 
-def _quarter_turned(tensors: Sequence[Tensor], random: np.random.Generator) -> list[Tensor]:
+def _quarter_turned(tensors: Sequence[Tensor], random: np.random.Generator, allowed: Sequence[int]) -> list[Tensor]:
     square = tensors[0].shape[-1] == tensors[0].shape[-2]
     turns, axis = int(random.integers(4)), int(random.integers(2))
     # Two quarter turns keep the shape of any rectangle.
     turns = turns if square else 2 * (turns % 2)
-    return [t.rot90(turns, (-2, -1)).flip(-1 - axis).contiguous() for t in tensors]
+    turned = [t.rot90(turns, (-2, -1)) for t in tensors]
+    dims = tensors[0].ndim - 1
+    # Behind a quarter turn either mirroring exchanges left and right for some turn.
+    if {dims - 1, dims - 2} <= set(allowed):
+        turned = [t.flip(-1 - axis) for t in turned]
+    return [t.contiguous() for t in turned]
 
 
 def _place(

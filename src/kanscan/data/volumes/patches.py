@@ -15,6 +15,9 @@ from kanscan.data.volumes.augmentation import VOLUME_AUGMENTATIONS, augment_patc
 from kanscan.data.volumes.cache import CachedCase
 from kanscan.data.volumes.plan import VolumePlan
 
+#: Of D, H, W: the axis from left to right.
+SIDES = 2
+
 
 class PatchDataset(Dataset[dict[str, Any]]):
     """Training patches: an epoch is `batches` batches of random places, of random cases.
@@ -32,6 +35,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         foreground: Share of patches that are centered on foreground.
         augmentation: A key of `VOLUME_AUGMENTATIONS`.
         seed: Seed of all draws.
+        mirror_sides: Whether the right may be shown on the left; not where class names say left and right.
     """
 
     def __init__(
@@ -43,8 +47,11 @@ class PatchDataset(Dataset[dict[str, Any]]):
         foreground: float = 1 / 3,
         augmentation: str = "nnunet",
         seed: int = 0,
+        mirror_sides: bool = True,
     ) -> None:
         self.cases, self.plan = tuple(cases), plan
+        axes = [axis for axis in range(3) if axis != plan.slice_axis]
+        self.mirrored = [k for k, axis in enumerate(axes) if mirror_sides or axis != SIDES]
         self.batches, self.foreground, self.seed = batches, foreground, seed
         self.augmentation = VOLUME_AUGMENTATIONS[augmentation]
         self.epoch = 0
@@ -75,7 +82,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
         center = draw_center(case, size, random, self.is_centered(index))
         image, label = cut(case, center, larger, axis)
         if how is not None:
-            image, label = augment_patch(how, image, label, self.plan.network_size, int(random.integers(2**32)))
+            drawn = int(random.integers(2**32))
+            image, label = augment_patch(how, image, label, self.plan.network_size, drawn, self.mirrored)
         image = as_seen(image, self.plan)
         return {"image": image, "label": label, "index": index, "id": case.id}
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kanscan.data.limits import check_voxels
 from kanscan.data.volume import Volume
 from kanscan.data.volumes.grid import (
     Arrangement,
@@ -55,20 +56,26 @@ def prepare_volume(volume: Volume, plan: VolumePlan) -> Prepared:
         ValueError: The volume has another number of channels than the plan.
     """
     found = canonical(volume)
+    full_size: Triple = tuple(found.image.shape[1:])
     if len(found.image) != plan.channels:
         raise ValueError(
             f"{volume.path} has {len(found.image)} channel{'s' * (len(found.image) != 1)}, the network takes "
             f"{plan.channels}"
         )
     box = content_box(found.image)
-    image = normalize_volume(found.image[(slice(None), *box)], plan)
+    cropped = found.image[(slice(None), *box)]
+    # What was made for this alone is written over: a large volume is held once, not three times.
+    image = normalize_volume(cropped, plan, None if np.may_share_memory(cropped, volume.array) else cropped)
     wanted = _wanted_spacing(found.spacing_mm, plan)
     shape = resampled_shape(image.shape[1:], found.spacing_mm, wanted)
+    check_voxels(
+        f"{volume.path}, resampled from {_text(found.spacing_mm)} to {_text(wanted)} mm,", (*shape, plan.channels)
+    )
     coarse = coarse_axis(found.spacing_mm, wanted)
     return Prepared(
         resample_image(image, shape, coarse=coarse),
         box,
-        tuple(found.image.shape[1:]),
+        full_size,
         found.arrangement,
         coarse,
     )
@@ -87,27 +94,40 @@ def _wanted_spacing(spacing_mm: tuple[float, float, float], plan: VolumePlan) ->
     return tuple(own if axis == plan.slice_axis else planned for axis, (own, planned) in pairs)  # type: ignore[return-value]
 
 
-def normalize_volume(image: np.ndarray, plan: VolumePlan) -> np.ndarray:
-    """Normalize each channel `(C, D, H, W)` as the plan says; a constant channel becomes 0."""
-    out = np.empty(image.shape, np.float32)
+def _text(spacing_mm: tuple[float, float, float]) -> str:
+    return " x ".join(f"{s:.3g}" for s in spacing_mm)
+
+
+def normalize_volume(image: np.ndarray, plan: VolumePlan, out: np.ndarray | None = None) -> np.ndarray:
+    """Normalize each channel `(C, D, H, W)` as the plan says; a constant channel becomes 0.
+
+    Args:
+        image: Any real type.
+        plan: Says how.
+        out: Where the result goes, float32 of the image's shape, the image itself allowed; None: a new array.
+    """
+    if out is None:
+        out = np.empty(image.shape, np.float32)
     inside = (image != 0).any(axis=0) if plan.nonzero_only else None
     for channel, scheme in enumerate(plan.normalization):
-        values = image[channel].astype(np.float32)
+        values = out[channel]
+        values[...] = image[channel]
         if scheme == "ct":
             known = plan.intensities[channel]
-            clipped = np.clip(values, known["percentile_00_5"], known["percentile_99_5"])
-            out[channel] = (clipped - known["mean"]) / max(known["std"], 1e-8)
+            np.clip(values, known["percentile_00_5"], known["percentile_99_5"], out=values)
+            values -= np.float32(known["mean"])
+            values /= np.float32(max(known["std"], 1e-8))
         elif scheme == "zscore":
             drawn = values if inside is None else values[inside]
             mean, std = float(drawn.mean(dtype=np.float64)), float(drawn.std(dtype=np.float64))
-            out[channel] = (values - mean) / max(std, 1e-8)
+            values -= np.float32(mean)
+            values /= np.float32(max(std, 1e-8))
             if inside is not None:
-                out[channel][~inside] = 0
+                values[~inside] = 0
         elif scheme == "minmax":
             low, high = float(values.min()), float(values.max())
-            out[channel] = (values - low) / max(high - low, 1e-8)
-        else:
-            out[channel] = values
+            values -= np.float32(low)
+            values /= np.float32(max(high - low, 1e-8))
     return out
 
 
