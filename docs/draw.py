@@ -23,7 +23,7 @@ from kanscan.config.parts import FAMILIES
 from kanscan.config.recipe import Recipe
 from kanscan.data import READERS
 from kanscan.files import write_text
-from kanscan.papers import Paper, load_paper, paper_names
+from kanscan.papers import Network, Paper, Row, load_paper, paper_names
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTICE = "<!-- Drawn from the code by docs/draw.py; change the code and run `make docs`. -->\n"
@@ -246,12 +246,11 @@ def recipes_page() -> str:
 def paper_page(paper: Paper) -> str:
     """Draw what a paper prints, where it and its code part, and what is built here."""
     parts = [f"{paper.authors} ({paper.year}). [{paper.title}]({paper.url}).", paper.citation]
-    for title, settings in (
-        ("Settings as printed", paper.settings),
-        ("Settings as coded by the authors", paper.settings_as_coded),
-    ):
-        if settings:
-            parts.append(f"## {title}\n\n" + table(("setting", "value"), ((k, plain(v)) for k, v in settings.items())))
+    for name, experiment in paper.settings.items():
+        parts.append(f"## Settings as printed: {name}\n\n" + table(("setting", "value", "words"), experiment.lines()))
+    if paper.settings_as_coded:
+        rows = ((k, plain(v)) for k, v in paper.settings_as_coded.items())
+        parts.append("## Settings as coded by the authors\n\n" + table(("setting", "value"), rows))
     if paper.readings:
         rows = [(r.topic, r.paper, r.code, r.ours, f"`{r.option}`" if r.option else "") for r in paper.readings]
         parts.append("## Readings\n\n" + table(("topic", "paper", "released code", "kanscan", "option"), rows))
@@ -263,7 +262,7 @@ def paper_page(paper: Paper) -> str:
             "## What contradicts itself\n\n" + "\n".join(f"- {' '.join(c.split())}" for c in paper.contradictions)
         )
     for name, printed in paper.tables.items():
-        parts.append(f"## {name}: {printed.caption}\n\n{printed_table(paper, name)}\n{printed.note}")
+        parts.append(f"## {name.replace('_', ' ')}: {printed.caption}\n\n{printed_table(paper, name)}\n{printed.note}")
     tried = [claim for claim in paper.claims() if claim.ours is not None]
     if tried:
         rows = [(c.table, c.method, c.metric, f"{c.value:g}", f"{c.ours:.6g}", c.state) for c in tried]
@@ -274,19 +273,24 @@ def paper_page(paper: Paper) -> str:
 
 
 def printed_table(paper: Paper, name: str) -> str:
-    """Draw one printed table with its units."""
+    """Draw one printed table with its units, and the network here that is each row."""
     printed = paper.tables[name]
-    metrics = list(dict.fromkeys(metric for row in printed.rows for metric in row.values))
-    columns = ("method", "setting", *(f"{m} ({printed.units[m]})" if m in printed.units else m for m in metrics))
-    rows = [(row.method, row.dataset, *(figure(row.values.get(m)) for m in metrics)) for row in printed.rows]
-    return table(columns, rows)
+    heads = [f"{dataset}: {metric} ({paper.units[metric]})" for dataset, metric in printed.places]
+    rows = [(method, *cells_of(row, heads), built(paper.network(name, method))) for method, row in printed.rows.items()]
+    notes = "".join(f"- {method}: {row.note}\n" for method, row in printed.rows.items() if row.note)
+    return table(("method", *heads, "network here"), rows) + (f"\n{notes}" if notes else "")
 
 
-def figure(value: Any) -> str:
-    """Write a printed number, with its deviation where it has one."""
-    if value is None:
-        return ""
-    return f"{value[0]:g} ± {value[1]:g}" if isinstance(value, tuple) else f"{value:g}"
+def cells_of(row: Row, heads: list[str]) -> list[str]:
+    """Write the numbers of a row; one that only the text names has none."""
+    return ["" if cell is None else str(cell) for cell in row.cells or [None] * len(heads)]
+
+
+def built(network: Network) -> str:
+    """Write the network that is a row, and what must be known about it."""
+    changes = ", ".join(f"{key}={value}" for key, value in network.overrides.items())
+    name = f"`{network}`" if network.model else "none"
+    return name + (f" with `{changes}`" if changes else "") + (f". {network.why}" if network.why else "")
 
 
 def main() -> int:

@@ -1,12 +1,15 @@
 """Every recipe of the package: built without memory, and stepped once."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from kanscan.config.recipe import Recipe, load_recipe, recipe_names
 from kanscan.data import READERS
+from kanscan.data.case import Case
+from kanscan.data.splits import make_split
 from kanscan.data.volumes.fingerprint import STATISTICS, Fingerprint
 from kanscan.data.volumes.plan import VolumePlan, make_plan
 from kanscan.models import create_model
@@ -89,6 +92,14 @@ def test_printed_and_coded_settings_differ_where_the_paper_and_its_code_do():
     assert (printed.data.normalization, coded.data.normalization) == ("imagenet", "release")
     assert printed.split.kind == coded.split.kind == "paper"
     assert load_recipe("ukan-glas").data.image_size == (512, 512)
+
+
+@pytest.mark.parametrize(("year", "training", "test"), [(2017, 1500, 650), (2018, 1886, 808)])
+def test_km_unet_splits_isic_into_the_printed_numbers(year, training, test):
+    part = load_recipe(f"km_unet-isic{year}").split
+    cases = [Case(f"{i:04d}", (Path("none"),)) for i in range(training + test)]
+    split = make_split(cases, part)
+    assert (len(split.train), len(split.validation), len(split.test)) == (training, 0, test)
 
 
 def test_the_default_size_of_each_paper_network():

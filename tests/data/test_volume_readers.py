@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data.made_volumes import box, make_msd, write_nifti, write_series
-from kanscan.config.parts import NNUNetSplit
+from kanscan.config.parts import FoldersSplit, NNUNetSplit
 from kanscan.data import make_reader, recognize
 from kanscan.data.readers.described import label_map_from_json
 from kanscan.data.splits import make_split
@@ -46,7 +46,7 @@ def test_nnunet_raw_data(tmp_path):
     survey = reader.survey(root)
     assert survey.problems == ()
     assert [(case.id, len(case.images), len(case.labels), case.subset) for case in survey.cases] == [
-        *((f"case{k}", 2, 1, None) for k in range(4)),
+        *((f"case{k}", 2, 1, "train") for k in range(4)),
         ("late", 2, 0, "test"),
     ]
     assert (reader.channels, reader.channel_names) == (2, ("CT", "PET"))
@@ -83,6 +83,15 @@ def test_ignored_voxels_and_regions(tmp_path):
         label_map_from_json({"background": 0, "ignore": 1}, "dataset.json")
     with pytest.raises(ValueError, match="at least 2 classes"):
         label_map_from_json({"background": 0}, "dataset.json")
+
+
+def test_the_test_folder_of_nnunet_raw_data_is_kept_as_the_test_set(tmp_path):
+    root = make_nnunet(tmp_path / "d")
+    write_nifti(root / "labelsTs" / "late.nii.gz", box(seed=3)[1])
+    cases = make_reader("auto", root).cases(root)
+    split = make_split(cases, FoldersSplit(validation_fraction=0.0))
+    assert split.test == ("late",)
+    assert set(split.train) == {case.id for case in cases} - {"late"}
 
 
 def test_folds_of_nnunet(tmp_path):

@@ -353,3 +353,18 @@ def test_every_preset_learns(preset: str) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.02
+
+
+def test_either_half_of_sem_can_be_left_out() -> None:
+    """The ablations the text names: each half alone has the parameters of the whole less those of the other."""
+    counts = {}
+    for scans, attention in ((True, True), (True, False), (False, True)):
+        model = MODELS["km_unet"].tiny(scans=scans, multi_scale_attention=attention).eval()
+        counts[scans, attention] = sum(p.numel() for p in model.parameters())
+        assert model(torch.randn(1, 3, 32, 32)).isfinite().all()
+    without = sum(p.numel() for p in MODELS["km_unet"].tiny(sem="none").parameters())
+    halves = counts[True, False] + counts[False, True] - 2 * without
+    assert counts[True, True] - without == halves
+    assert min(counts[True, False], counts[False, True]) > without
+    with pytest.raises(ValueError, match="sem='none'"):
+        MODELS["km_unet"].tiny(scans=False, multi_scale_attention=False)

@@ -141,7 +141,7 @@ def test_the_page_says_what_must_be_said(written):
 
 def test_markdown_holds_the_same(written):
     text = (written.folder / "report.md").read_text()
-    assert "| U-KAN, busi (u_kan, table1) | IoU (%) | 63.38 |" in text
+    assert "| U-KAN, busi (u_kan, table1) | IoU (%) | 63.38 ± 2.83 |" in text
     assert "- the test part also chose the epoch" in text
     for link in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert (written.folder / link).is_file()

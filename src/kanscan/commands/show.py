@@ -191,11 +191,12 @@ def _paper(name: str) -> Listing:
 
     paper = load_paper(name)
     rows = [
-        (c.table, c.dataset, c.method, c.metric, _printed(c.value, c.sd), _figure(c.ours), c.state, c.unit)
-        for c in paper.claims()
+        (c.table, c.dataset, c.method, c.metric, str(c.cell), _figure(c.ours), c.state, c.unit) for c in paper.claims()
     ]
     notes = [f"{paper.title} ({paper.year}), {paper.url}", paper.citation]
-    notes += ["", "Settings as printed: " + "; ".join(f"{k}: {v}" for k, v in paper.settings.items())]
+    for key, experiment in paper.settings.items():
+        notes += ["", f"Settings as printed, {key}:"]
+        notes += [f"- {name}: {'. '.join(filter(None, words))}" for name, *words in experiment.lines()]
     if paper.settings_as_coded:
         notes += ["Settings as coded: " + "; ".join(f"{k}: {v}" for k, v in paper.settings_as_coded.items())]
     notes += ["", "Where the text and the released code differ, and what is built here:"]
@@ -210,10 +211,6 @@ def _paper(name: str) -> Listing:
     )
     columns = ("table", "setting", "method", "metric", "printed", "kanscan", "state", "unit")
     return Listing(paper.own_method, columns, rows, tuple(notes))
-
-
-def _printed(value: float, sd: float | None) -> str:
-    return f"{value:g}" if sd is None else f"{value:g} ± {sd:g}"
 
 
 def _figure(value: float | None) -> str:

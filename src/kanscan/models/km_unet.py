@@ -83,17 +83,18 @@ class SEM(nn.Module):
     Args:
         channels: Channels of the map.
         multi_scale_attention: Keep the second half.
-        scan: Options of `SS2D`.
+        scan: Options of `SS2D`; None leaves out the first half.
     """
 
-    def __init__(self, channels: int, multi_scale_attention: bool, scan: Mapping[str, Any]) -> None:
+    def __init__(self, channels: int, multi_scale_attention: bool, scan: Mapping[str, Any] | None) -> None:
         super().__init__()
-        self.scan = SS2D(channels, **scan)
+        self.scan = None if scan is None else SS2D(channels, **scan)
         self.attention = MultiScaleAttention(channels) if multi_scale_attention else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the enhanced map (B, C, H, W)."""
-        x = self.scan(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        if self.scan is not None:
+            x = self.scan(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return x if self.attention is None else self.attention(x)
 
 
@@ -116,6 +117,7 @@ class KMUNet(SegmentationModel):
         channels: Widths of the five stages; or three numbers (C1, C2, C3) that stand for C1/8, C1/4, C1, C2, C3.
         sem: "path": SEM transforms what goes on to the next stage, in encoder and decoder. "skip": in the encoder it
             transforms the skips only (released). "none": no SEM, which leaves U-KAN.
+        scans: The first half of SEM.
         multi_scale_attention: The second half of SEM.
         scan_order: "corners" (Eq. 1: one scan from each corner), "cross" (rows and columns, forth and back: released),
             or "spiral" (from the outer layers to the center: contribution 3).
@@ -183,6 +185,7 @@ class KMUNet(SegmentationModel):
         *,
         channels: tuple[int, ...] = (128, 160, 256),
         sem: str = "path",
+        scans: bool = True,
         multi_scale_attention: bool = True,
         scan_order: str = "corners",
         merge: str = "sum",
@@ -197,6 +200,8 @@ class KMUNet(SegmentationModel):
         super().__init__()
         if sem not in SEM_PLACES:
             raise ValueError(unknown("place of SEM", sem, SEM_PLACES))
+        if not scans and not multi_scale_attention:
+            raise ValueError("scans=False and multi_scale_attention=False leave nothing of SEM; take sem='none'")
         widths = _stage_widths(channels)
         c1, c2, c3, c4, c5 = widths
         self.in_channels, self.out_channels, self.stride = in_channels, out_channels, (32, 32)
@@ -209,7 +214,7 @@ class KMUNet(SegmentationModel):
         def sems(*widths: int) -> nn.ModuleList | None:
             if sem == "none":
                 return None
-            return nn.ModuleList(SEM(width, multi_scale_attention, scan) for width in widths)
+            return nn.ModuleList(SEM(width, multi_scale_attention, scan if scans else None) for width in widths)
 
         def blocks(*widths: int) -> nn.ModuleList:
             return nn.ModuleList(TokenizedKANBlock(width, layer_kinds, **grid) for width in widths)

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from kanscan.metrics import METRICS, PairedDifference, Summary, adjust_p_values, paired_difference
-from kanscan.papers import Claim
+from kanscan.papers import Claim, load_paper, paper_names
 from kanscan.report.numerals import NONE, number, span, title
-from kanscan.report.printed import POOLING, printed_metric
+from kanscan.report.printed import pooled_name
 from kanscan.report.schema import Report
 
 #: Mean and the ends of its interval, where it has one.
@@ -296,19 +296,19 @@ def _paper_rows(reports: dict[str, Report], claims: Sequence[Claim]) -> list[Row
             sd = None if f.printed_sd is None else f.printed_sd * factor
             add(f.paper, f.table, f.dataset, f.method, f.metric, f.printed * factor, sd)
     for claim in claims:
-        metric = printed_metric(claim)
-        if metric in METRICS:
+        if claim.metric in METRICS:
             factor = 0.01 if "percent" in claim.unit else 1.0
             sd = None if claim.sd is None else claim.sd * factor
-            add(claim.paper, claim.table, claim.dataset, claim.method, metric, claim.value * factor, sd)
+            add(claim.paper, claim.table, claim.dataset, claim.method, claim.metric, claim.value * factor, sd)
     rows = []
     for (paper, table, dataset, method), values in found.items():
-        protocol = POOLING.get(paper)
+        # A report may come from a version that knew more papers.
+        protocol = load_paper(paper).pooling if paper in paper_names() else None
         scores: dict[str, Score] = {}
         spread: dict[str, float] = {}
         pooled: dict[str, float] = {}
         for metric, (value, sd) in values.items():
-            legacy = "f1" if (protocol, metric) == ("batch_pooled", "dice") else metric
+            legacy = pooled_name(protocol, metric)
             if protocol is not None and legacy in _PROTOCOLS[protocol]:
                 key = f"{protocol} {legacy}"
                 pooled[key] = value

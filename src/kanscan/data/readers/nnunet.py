@@ -58,9 +58,9 @@ class NNUNet(Described):
         if isinstance(content.get("dataset"), Mapping):
             self._listed(root, content["dataset"], cases, problems)
         else:
-            for images, labels, subset in (("imagesTr", "labelsTr", None), ("imagesTs", "labelsTs", "test")):
+            for images, labels, subset in (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test")):
                 self._numbered(root / images, root / labels, subset, ending, cases, problems)
-        bare = [case.id for case in cases if not case.labels and case.subset is None]
+        bare = [case.id for case in cases if not case.labels and case.subset == "train"]
         notes = [f"{len(bare)} cases have no label and are not learned from, first {bare[0]}"] if bare else []
         if (root / "splits_final.json").is_file():
             notes.append(f"{root / 'splits_final.json'} is there; use it with split.kind=nnunet")
@@ -71,7 +71,7 @@ class NNUNet(Described):
         return finish(cases, problems, notes)
 
     def _numbered(
-        self, images: Path, labels: Path, subset: str | None, ending: str, cases: list[Case], problems: list[str]
+        self, images: Path, labels: Path, subset: str, ending: str, cases: list[Case], problems: list[str]
     ) -> None:
         known = {_stem(p, ending): p for p in _files(labels, ending)}
         by_case: dict[str, dict[int, Path]] = {}
@@ -111,7 +111,7 @@ class NNUNet(Described):
             elif len(images) != self.channels:
                 problems.append(f"case {name} lists {len(images)} images for {self.channels} channels")
             else:
-                cases.append(self._case(str(name), images, labels))
+                cases.append(self._case(str(name), images, labels, "train"))
 
 
 def _picture_ending(content: Mapping[str, Any]) -> str:
