@@ -15,7 +15,7 @@ def kanscan(*arguments: str | Path) -> subprocess.CompletedProcess:
 
 
 def test_help_lists_every_command() -> None:
-    from kanscan.cli import COMMANDS
+    from kanscan import COMMANDS
 
     text = kanscan("--help").stdout
     assert all(name in text for name in COMMANDS)

@@ -78,6 +78,6 @@ def test_with_and_without_generated_pairs(tmp_path: Path, capsys: pytest.Capture
     from kanscan import Run
 
     alone, together = (Run.open(tmp_path / "run" / f"{name}_s1") for name in ("without", "with"))
-    assert (alone.facts["data"]["num_extra"], together.facts["data"]["num_extra"]) == (0, 8)
+    assert (alone.facts.data.num_extra, together.facts.data.num_extra) == (0, 8)
     # Twice the cases, half the epochs: equally many steps.
     assert (len(alone.curves), len(together.curves)) == (2, 1)

@@ -42,12 +42,13 @@ def test_unknown_name_of_the_face() -> None:
         kanscan.tain  # noqa: B018
 
 
-def test_every_command_is_in_the_face_and_in_the_shell() -> None:
-    from kanscan.cli import COMMANDS
-
+def test_every_command_is_a_file_and_typed_in_the_face() -> None:
     files = {path.stem for path in (ROOT / "src" / "kanscan" / "commands").glob("*.py")} - {"__init__"}
-    assert files == set(COMMANDS)
-    assert all(getattr(kanscan, name) is function for name, function in COMMANDS.items())
+    assert files == set(kanscan.COMMANDS)
+    face = (ROOT / "src" / "kanscan" / "__init__.py").read_text(encoding="utf-8")
+    for name in kanscan.COMMANDS:
+        assert callable(getattr(kanscan, name))
+        assert f"from kanscan.commands.{name} import {name}" in face
 
 
 @pytest.mark.parametrize("arguments", [["-c", "import kanscan"], ["-m", "kanscan.cli", "--help"]])

@@ -4,7 +4,7 @@ import torch
 
 from commands.fake_network import Brightness
 from kanscan.data.pictures.transforms import Preprocessing, resize_label
-from kanscan.inference import Predictor
+from kanscan.inference import PicturePredictor
 
 
 def picture(height=45, width=70, seed=0):
@@ -18,7 +18,7 @@ def picture(height=45, width=70, seed=0):
 def predictor(image_size=None, *, channels=3, classes=("background", "lesion"), flips=False, **options):
     out_channels = 1 if len(classes) == 2 else len(classes)
     model = Brightness(channels, out_channels, **options)
-    return Predictor(model, Preprocessing(channels, image_size, "unit"), classes, flips=flips)
+    return PicturePredictor(model, Preprocessing(channels, image_size, "unit"), classes, flips=flips)
 
 
 def test_a_picture_of_any_size_comes_back_at_that_size():
@@ -84,7 +84,9 @@ class LeftSide(Brightness):
 def test_flips_are_averaged_and_undone():
     image, _ = picture()
     np.testing.assert_array_equal(predictor(flips=True)(image).label, predictor()(image).label)
-    found = Predictor(LeftSide(), Preprocessing(3, None, "unit"), ("a", "b"), flips=True)(np.zeros((16, 16), np.uint8))
+    found = PicturePredictor(LeftSide(), Preprocessing(3, None, "unit"), ("a", "b"), flips=True)(
+        np.zeros((16, 16), np.uint8)
+    )
     # Both sides are foreground in two of four flips: one half, which is not more than one half.
     np.testing.assert_allclose(found.probabilities[1, :, [0, 15]], 0.5, atol=1e-6)
     assert found.probabilities[1, 0, 8] < 0.01
@@ -125,8 +127,8 @@ def test_a_wrong_picture_is_one_sentence(image, said):
 
 def test_a_network_that_does_not_fit_is_one_sentence():
     with pytest.raises(ValueError, match="gives 1 channels, the network takes 3"):
-        Predictor(Brightness(3), Preprocessing(1, None, "unit"), ("a", "b"))
+        PicturePredictor(Brightness(3), Preprocessing(1, None, "unit"), ("a", "b"))
     with pytest.raises(ValueError, match="1 output channel tells 2 classes apart, got 3 names"):
-        Predictor(Brightness(3), Preprocessing(3, None, "unit"), ("a", "b", "c"))
+        PicturePredictor(Brightness(3), Preprocessing(3, None, "unit"), ("a", "b", "c"))
     with pytest.raises(ValueError, match="answered with NaN"):
         predictor(shift=float("nan"))(picture()[0])

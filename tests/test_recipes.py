@@ -14,8 +14,10 @@ from kanscan.data.volumes.fingerprint import STATISTICS, Fingerprint
 from kanscan.data.volumes.plan import VolumePlan, make_plan
 from kanscan.models import create_model
 from kanscan.papers import find_claims
-from kanscan.pipelines.volumes import options_of_volumes
-from kanscan.pipelines.wings import build_model, build_task, check_names, generates, network_options
+from kanscan.pipelines import GENERATION, PICTURES, check_names, generates
+from kanscan.pipelines.generation import generation_task
+from kanscan.pipelines.parts import build_model, segmentation_task
+from kanscan.pipelines.planning import options_of_volumes
 
 HIPPOCAMPUS = Fingerprint(((1.0, 1.0, 1.0),) * 20, ((36, 50, 35),) * 20, 1.0, (dict.fromkeys(STATISTICS, 1.0),))
 
@@ -41,7 +43,7 @@ def without_weights(recipe: Recipe):
         with torch.device("meta"):
             return create_model(recipe.model.name, **options_of_volumes(recipe, plan_of(recipe), 3))
     num_classes = 3 if recipe.loss.name.startswith("ce_dice") else 2
-    options = network_options(recipe, 3, num_classes)
+    options = GENERATION.options(recipe, 3) if generates(recipe) else PICTURES.options(recipe, 3, num_classes)
     with torch.device("meta"):
         return build_model(recipe, options)
 
@@ -66,7 +68,7 @@ def test_a_recipe_is_built_and_stepped_once(name):
     """Shapes run through the whole step at the recipe's own sizes; no number is computed."""
     recipe = load_recipe(name)
     model = without_weights(recipe)
-    task = build_task(recipe, model).train()
+    task = (generation_task(recipe, model, 2) if generates(recipe) else segmentation_task(recipe, model)).train()
     optimizer = task.configure_optimizers()["optimizer"]
     image = torch.empty(2, model.in_channels, *size_of(recipe), device="meta")
     if generates(recipe):

@@ -5,20 +5,31 @@ import json
 import pytest
 
 from kanscan.config.recipe import load_recipe
-from kanscan.run import FORMAT_VERSION, FREE_KEYS, Run, environment
+from kanscan.run import Run
+from kanscan.run.environment import environment
+from kanscan.run.facts import FORMAT_VERSION, PictureFacts
+from kanscan.run.folder import FREE_KEYS
 
+FACTS = PictureFacts(
+    model={"name": "ukan", "options": {}},
+    num_parameters=1,
+    stride=(32, 32),
+    preprocessing={"channels": 3, "image_size": None, "normalization": "unit"},
+    class_names=("x", "y"),
+)
 SPLIT = {"train": ["a"], "validation": [], "test": ["b"]}
 
 
 @pytest.fixture
 def run(tmp_path):
-    return Run.create(tmp_path / "run", load_recipe(), {"class_names": ["x", "y"]}, split=SPLIT, device="cpu")
+    return Run.create(tmp_path / "run", load_recipe(), FACTS, split=SPLIT, device="cpu")
 
 
 def test_what_was_written_is_read_again(run):
     again = Run.open(run.path)
     assert again.recipe == load_recipe()
-    assert again.facts == {"format_version": FORMAT_VERSION, "class_names": ["x", "y"]}
+    assert again.facts == FACTS
+    assert json.loads(run.facts_path.read_text())["format_version"] == FORMAT_VERSION
     assert json.loads(run.split_path.read_text()) == SPLIT
     assert again.curves == []
     assert again.report is None
@@ -32,14 +43,14 @@ def test_curves_know_epochs_without_validation(run):
 def test_a_folder_takes_one_run(run, tmp_path):
     before = run.recipe_path.read_bytes()
     with pytest.raises(FileExistsError, match="resume=true"):
-        Run.create(run.path, load_recipe("", ["seed=1"]), {}, split=SPLIT, device="cpu")
+        Run.create(run.path, load_recipe("", ["seed=1"]), FACTS, split=SPLIT, device="cpu")
     assert run.recipe_path.read_bytes() == before
     file = tmp_path / "file"
     file.write_text("mine")
     with pytest.raises(NotADirectoryError, match="is a file"):
         Run(file).demand_new()
     with pytest.raises(PermissionError, match=r"cannot write to .* choose another --output"):
-        Run.create(file / "below", load_recipe(), {}, split=SPLIT, device="cpu")
+        Run.create(file / "below", load_recipe(), FACTS, split=SPLIT, device="cpu")
     assert file.read_text() == "mine"
 
 
@@ -62,12 +73,12 @@ def test_going_on_keeps_what_the_weights_depend_on(run, tmp_path):
 
 def test_more_epochs_under_a_constant_rate(tmp_path):
     recipe = load_recipe("", ["optim.schedule=constant"])
-    run = Run.create(tmp_path, recipe, {}, split=SPLIT, device="cpu")
+    run = Run.create(tmp_path, recipe, FACTS, split=SPLIT, device="cpu")
     assert run.check_same(load_recipe("", ["optim.schedule=constant", "trainer.epochs=500"])).trainer.epochs == 500
 
 
 def test_the_folder_of_the_data_is_kept_where_none_is_named(tmp_path):
-    run = Run.create(tmp_path, load_recipe("", {"data.root": "/data"}), {}, split=SPLIT, device="cpu")
+    run = Run.create(tmp_path, load_recipe("", {"data.root": "/data"}), FACTS, split=SPLIT, device="cpu")
     assert str(run.check_same(load_recipe()).data.root) == "/data"
     assert str(run.check_same(load_recipe("", {"data.root": "/moved"})).data.root) == "/moved"
 

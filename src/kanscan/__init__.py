@@ -10,50 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+#: Functions that are subcommands of the shell too, in the order of its help; each is a file in `commands/`.
+COMMANDS = ("demo", "check", "train", "evaluate", "predict", "compare", "explain", "sample", "show")
+
 _FACE = {
-    "create_model": "kanscan.models",
-    "load_released": "kanscan.models",
-    "released_state_dict": "kanscan.models",
+    **{name: f"kanscan.commands.{name}" for name in COMMANDS},
     "MODELS": "kanscan.models",
+    "Predictor": "kanscan.inference",
     "READERS": "kanscan.data",
     "Recipe": "kanscan.config.recipe",
-    "load_recipe": "kanscan.config.recipe",
     "Run": "kanscan.run",
-    "Predictor": "kanscan.inference",
-    "load_predictor": "kanscan.pipelines.pictures",
-    "train": "kanscan.commands.train",
-    "evaluate": "kanscan.commands.evaluate",
-    "predict": "kanscan.commands.predict",
-    "check": "kanscan.commands.check",
-    "show": "kanscan.commands.show",
-    "compare": "kanscan.commands.compare",
-    "demo": "kanscan.commands.demo",
-    "explain": "kanscan.commands.explain",
-    "sample": "kanscan.commands.sample",
+    "create_model": "kanscan.models",
+    "load_predictor": "kanscan.pipelines",
+    "load_recipe": "kanscan.config.recipe",
+    "load_released": "kanscan.models",
+    "released_state_dict": "kanscan.models",
 }
 
-__all__ = [
-    "MODELS",
-    "READERS",
-    "Predictor",
-    "Recipe",
-    "Run",
-    "__version__",
-    "check",
-    "compare",
-    "create_model",
-    "demo",
-    "evaluate",
-    "explain",
-    "load_predictor",
-    "load_recipe",
-    "load_released",
-    "predict",
-    "released_state_dict",
-    "sample",
-    "show",
-    "train",
-]
+__all__ = ["COMMANDS", "__version__", *_FACE]
 
 if TYPE_CHECKING:
     from kanscan.commands.check import check
@@ -69,7 +43,7 @@ if TYPE_CHECKING:
     from kanscan.data import READERS
     from kanscan.inference import Predictor
     from kanscan.models import MODELS, create_model, load_released, released_state_dict
-    from kanscan.pipelines.pictures import load_predictor
+    from kanscan.pipelines import load_predictor
     from kanscan.run import Run
 
 

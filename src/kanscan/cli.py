@@ -14,28 +14,8 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-from kanscan import __version__
-from kanscan.commands.check import check
-from kanscan.commands.compare import compare
-from kanscan.commands.demo import demo
-from kanscan.commands.evaluate import evaluate
-from kanscan.commands.explain import explain
-from kanscan.commands.predict import predict
-from kanscan.commands.sample import sample
-from kanscan.commands.show import show
-from kanscan.commands.train import train
-
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "demo": demo,
-    "check": check,
-    "train": train,
-    "evaluate": evaluate,
-    "predict": predict,
-    "compare": compare,
-    "explain": explain,
-    "sample": sample,
-    "show": show,
-}
+import kanscan
+from kanscan import COMMANDS, __version__
 
 #: What a user did wrong, as opposed to what we did.
 USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
@@ -97,13 +77,14 @@ def application() -> typer.Typer:
             print(f"kanscan {__version__}")
             raise typer.Exit
 
-    for name, function in COMMANDS.items():
+    for name in COMMANDS:
+        function = getattr(kanscan, name)
         app.command(name, help=_summary(function))(_command(function))
     return app
 
 
 def _command(function: Callable[..., Any]) -> Callable[..., None]:
-    hints, texts = get_type_hints(function), _argument_texts(function)
+    hints, texts = _argument_types(function), _argument_texts(function)
     parameters = [
         _parameter(parameter, hints[name], texts.get(name, ""))
         for name, parameter in inspect.signature(function).parameters.items()
@@ -115,6 +96,12 @@ def _command(function: Callable[..., Any]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run
+
+
+def _argument_types(function: Callable[..., Any]) -> dict[str, Any]:
+    # What a command returns may be declared in a room that takes seconds to load.
+    known = {name: kind for name, kind in function.__annotations__.items() if name != "return"}
+    return get_type_hints(types.SimpleNamespace(__annotations__=known), function.__globals__)
 
 
 def _parameter(parameter: inspect.Parameter, kind: Any, text: str) -> inspect.Parameter:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from kanscan.files import write_text
 from kanscan.models import MODELS
 from kanscan.report import pictures
 from kanscan.run import Run
+from kanscan.run.facts import DatasetFacts, NetworkFacts, PictureFacts, PreprocessingFacts
 
 
 def picture(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -72,15 +72,15 @@ def make_run(
     cases = reader.cases(data)
     ids = [case.id for case in cases]
     model = Brightness(shift=shift)
-    facts = {
-        "model": {"name": "brightness", "options": {"in_channels": 3, "out_channels": 1, "stride": 8}},
-        "num_parameters": 1,
-        "stride": [8, 8],
-        "preprocessing": {"channels": 3, "image_size": size, "normalization": recipe.data.normalization},
-        "class_names": ["background", "foreground"],
-        "label_map": asdict(reader.label_map),
-        "data": {"reader": "folder", "title": reader.title},
-    }
+    facts = PictureFacts(
+        model=NetworkFacts(name="brightness", options={"in_channels": 3, "out_channels": 1, "stride": 8}),
+        num_parameters=1,
+        stride=(8, 8),
+        data=DatasetFacts(reader="folder", title=reader.title, num_cases=len(ids)),
+        preprocessing=PreprocessingFacts(channels=3, image_size=size, normalization=recipe.data.normalization),
+        class_names=("background", "foreground"),
+        label_map=reader.label_map,
+    )
     half = len(ids) // 2
     split = Split(tuple(ids[: half - 2]), tuple(ids[half - 2 : half]), tuple(ids[half:]), "group", seed, "by patient")
     groups = {case.id: case.group for case in cases}

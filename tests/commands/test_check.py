@@ -9,8 +9,9 @@ import tifffile
 from PIL import Image
 from rich.console import Console
 
-from kanscan.commands.check import Checked, check
+from kanscan.commands.check import check
 from kanscan.data.made.synthetic import write_ultrasound
+from kanscan.workflows.check import Checked
 
 
 def save(path: Path, array: np.ndarray) -> Path:
@@ -155,7 +156,7 @@ def test_no_data_set_and_wrong_options(folder: Path, tmp_path: Path):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ValueError, match="is empty"):
         check(tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError, match="no folder at"):
+    with pytest.raises(FileNotFoundError, match="no data folder at"):
         check(tmp_path / "gone")
     with pytest.raises(ValueError, match="unknown option of reader 'folder' 'lables': did you mean 'labels'"):
         check(folder, ["lables=auto"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -72,7 +73,10 @@ def test_other_settings_are_not_mixed_into_a_run(first: tuple[Path, DemoResult])
 
 def test_a_folder_with_another_run_is_left_alone(tmp_path: Path):
     (tmp_path / "recipe.yaml").write_text("name: mine\n")
-    (tmp_path / "run.json").write_text('{"format_version": 1}')
+    facts = {"format_version": 2, "kind": "pictures", "model": {"name": "ukan", "options": {}}, "num_parameters": 1}
+    facts |= {"stride": [32, 32], "class_names": ["a", "b"]}
+    facts["preprocessing"] = {"channels": 3, "image_size": None, "normalization": "unit"}
+    (tmp_path / "run.json").write_text(json.dumps(facts))
     with pytest.raises(FileExistsError, match="not a demo"):
         demo(output=tmp_path)
     assert not (tmp_path / "data").exists()

@@ -13,7 +13,7 @@ from kanscan.commands.explain import CHAPTERS, explain
 from kanscan.commands.train import train
 from kanscan.data.made.synthetic import write_ultrasound
 from kanscan.explanation.chapters import learned
-from kanscan.pipelines.pictures import load_predictor
+from kanscan.pipelines import load_predictor
 
 TINY = [
     "model.options.channels=[16,16,24]",

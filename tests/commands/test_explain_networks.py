@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from kanscan.explanation import sheets
 from kanscan.explanation.chapters import certainty, learned, looking, receiving
 from kanscan.models import MODELS
 from kanscan.models.base import SegmentationModel
-from kanscan.pipelines.pictures import load_predictor
+from kanscan.pipelines import load_predictor
 from kanscan.run import Run
+from kanscan.run.facts import FORMAT_VERSION, NetworkFacts, VolumeFacts
 
 SEGMENTING = {name: cls for name, cls in MODELS.items() if issubclass(cls, SegmentationModel)}
 SPLINES = {"ukan", "all_ukan", "km_unet", "vmkla_unet"}
@@ -72,13 +74,15 @@ def with_network(run: Run, name: str, path: Path, **options: Any) -> Run:
     torch.manual_seed(0)
     model = MODELS[name](**chosen).eval()
     path.mkdir()
-    facts = {**run.facts, "model": {"name": name, "options": chosen}, "stride": list(model.stride)}
-    if "plan" in facts:
-        facts["plan"]["patch_size"] = [max(16, step) for step in model.stride]
+    network = NetworkFacts(name=name, options=chosen)
+    facts = run.facts.model_copy(update={"model": network, "stride": tuple(model.stride)})
+    if isinstance(facts, VolumeFacts):
+        patch_size = tuple(max(16, step) for step in model.stride)
+        facts = facts.model_copy(update={"plan": replace(facts.plan, patch_size=patch_size)})
     other = Run(path)
     for source, target in ((run.split_path, other.split_path), (run.recipe_path, other.recipe_path)):
         target.write_bytes(source.read_bytes())
-    other.facts_path.write_text(json.dumps(facts))
+    other.facts_path.write_text(json.dumps({"format_version": FORMAT_VERSION, **facts.model_dump(mode="json")}))
     save_file({key: tensor.contiguous() for key, tensor in model.state_dict().items()}, other.weights_path)
     return other
 
@@ -194,9 +198,9 @@ def test_a_network_that_generates(tmp_path: Path) -> None:
     result = explain(run.path, output=tmp_path / "out", cases=3, shown=1, device="cpu", prune=0.5)
     assert result.chapters == ("splines", "pruning", "receptive_field")
     assert result.left_out["maps"] == "the network generates pictures and tells no classes apart"
-    assert "UKANDiffusion has no scans" in result.left_out["scans"]
+    assert "the network has no scans" in result.left_out["scans"]
     assert result.pruned is not None
-    assert Run.open(result.pruned).facts["pruned_share"] == 0.5
+    assert Run.open(result.pruned).facts.pruned_share == 0.5
     with pytest.raises(ValueError, match="name no images"):
         explain(run.path, [data / "images"], output=tmp_path / "two", device="cpu")
 

@@ -8,8 +8,10 @@ from PIL import Image
 
 from commands.made import make_data, make_run, picture
 from kanscan.commands.evaluate import evaluate
-from kanscan.commands.predict import predict, stored_values
+from kanscan.commands.predict import predict
+from kanscan.data.pictures.search import find_pictures
 from kanscan.files import read_json, write_json
+from kanscan.workflows.predict import stored_values
 
 
 @pytest.fixture
@@ -51,6 +53,8 @@ def test_a_file_many_files_a_pattern(run, tmp_path):
     assert predict(run, one, output=tmp_path / "a").files == (tmp_path / "a" / "p00_v0.png",)
     assert len(predict(run, [str(one), two], output=tmp_path / "b").files) == 2
     assert len(predict(run, [tmp_path / "images" / "*_v1.png"], output=tmp_path / "c").files) == 8
+    found, notes = find_pictures([one, one])
+    assert [case.images for case in found] == [(one,)] and notes == []
 
 
 def test_grey_rgba_and_16_bit_pictures(run, tmp_path):
@@ -123,14 +127,16 @@ def test_what_cannot_be_read_is_told_at_the_end_and_the_others_go_on(run, tmp_pa
         strict=True,
     ):
         assert name in text and said in text and "\n" not in text
-    assert len(list((tmp_path / "out").iterdir())) == 16
+    failed = (tmp_path / "out" / "failures.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in failed] == ["case", "a_broken", "b_empty", "c_nan", "d_channels"]
+    assert len(list((tmp_path / "out").iterdir())) == 16 + 1
     assert "4 of 20 pictures" in done.__rich__()
 
 
 def test_a_wrong_channel_count_is_told_with_the_file(run, tmp_path, monkeypatch):
-    from kanscan.data.pictures import files as io
+    from kanscan.pipelines import pictures
 
-    monkeypatch.setattr(io, "read_image", lambda path: np.zeros((20, 20, 5), np.uint8))
+    monkeypatch.setattr(pictures, "read_case_image", lambda case: np.zeros((20, 20, 5), np.uint8))
     done = predict(run, [tmp_path / "images" / "p00_v0.png"], output=tmp_path / "out")
     assert "p00_v0.png: the image has 5 channels, the network takes 3" in done.errors[0]
 
@@ -139,12 +145,12 @@ def test_nothing_is_overwritten_unless_asked(run, tmp_path):
     source = tmp_path / "images"
     first = predict(run, source / "p00_v0.png", output=tmp_path / "out").files[0]
     first.write_bytes(b"mine")
-    with pytest.raises(FileExistsError, match=r"already holds 1 of the 16 files to write, first p00_v0\.png"):
+    with pytest.raises(FileExistsError, match=r"already holds 1 of the files to write, first p00_v0\.png"):
         predict(run, source, output=tmp_path / "out")
     assert first.read_bytes() == b"mine" and len(list((tmp_path / "out").iterdir())) == 1
     predict(run, source, output=tmp_path / "out", overwrite=True)
     assert first.read_bytes() != b"mine"
-    with pytest.raises(ValueError, match="would replace the picture"):
+    with pytest.raises(ValueError, match="would replace the image"):
         predict(run, source, output=source, overwrite=True)
 
 
@@ -159,7 +165,7 @@ def test_bad_calls_are_one_sentence(run, tmp_path):
     image = tmp_path / "images" / "p00_v0.png"
     for arguments, kind, said in [
         ({"run": tmp_path / "none", "images": [image]}, ValueError, "is not a run"),
-        ({"run": run, "images": [tmp_path / "none.png"]}, FileNotFoundError, "no picture or folder at"),
+        ({"run": run, "images": [tmp_path / "none.png"]}, FileNotFoundError, "no image or folder at"),
         ({"run": run, "images": [empty]}, ValueError, "or the folders inside it"),
         ({"run": run, "images": []}, ValueError, "no picture was named"),
         ({"run": run, "images": [image, twin]}, ValueError, "would both become"),

@@ -14,7 +14,7 @@ from kanscan.commands.explain import explain
 from kanscan.commands.predict import predict
 from kanscan.commands.train import train
 from kanscan.data.pictures.files import read_image
-from kanscan.pipelines.pictures import load_predictor
+from kanscan.pipelines import load_predictor
 from kanscan.run import Run
 
 

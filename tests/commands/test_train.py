@@ -14,7 +14,7 @@ from PIL import Image
 
 from kanscan.commands.train import train
 from kanscan.data.made.synthetic import write_ultrasound
-from kanscan.pipelines.pictures import evaluation_cases, load_predictor
+from kanscan.pipelines import evaluation_cases, load_predictor
 from kanscan.run import Run
 
 TINY = ["model.options.channels=[16,16,24]", "data.image_size=[32,32]", "trainer.batch_size=4", "trainer.device=cpu"]
@@ -340,12 +340,12 @@ def test_weights_to_start_from(tiny, finished, tmp_path):
 def test_pretrained_encoders(tiny, tmp_path):
     from kanscan.config.recipe import load_recipe
     from kanscan.models import released_state_dict
-    from kanscan.pipelines.parts import load_weights
-    from kanscan.pipelines.wings import build_model, network_options
+    from kanscan.pipelines import PICTURES
+    from kanscan.pipelines.parts import build_model, load_weights
 
     path = tmp_path / "imagenet.pth"
     recipe = load_recipe("", {"model.name": "vm_unet", "model.options": {"channels": 8}, "model.pretrained": str(path)})
-    model = build_model(recipe, network_options(recipe, 3, 2))
+    model = build_model(recipe, PICTURES.options(recipe, 3, 2))
     released = released_state_dict(model).items()
     torch.save({"model": {k.removeprefix("vmunet."): torch.full_like(v, 0.5) for k, v in released}}, path)
     assert "tensors of the encoder" in load_weights(recipe, model)

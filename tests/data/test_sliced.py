@@ -152,10 +152,10 @@ def test_the_recipes_of_synapse_train_on_slices_and_are_judged_on_volumes(tmp_pa
         "split.validation_fraction": 0.3,
     }
     run = train("vm_unet-synapse-release", settings, epochs=1, output=tmp_path / "run")
-    plan = run.facts["plan"]
-    assert (plan["slice_axis"], plan["patch_size"], plan["copies"]) == (0, [1, 32, 32], 3)
-    assert plan["normalization"] == ["none"]
-    assert run.facts["model"]["options"]["in_channels"] == 3
+    plan = run.facts.plan
+    assert (plan.slice_axis, plan.patch_size, plan.copies) == (0, (1, 32, 32), 3)
+    assert plan.normalization == ("none",)
+    assert run.facts.model.options["in_channels"] == 3
     report = evaluate(run.path)
     assert [case.id for case in report.cases] == ["case0001", "case0002"]
     assert report.cases[0].size == (20, 24, 5)

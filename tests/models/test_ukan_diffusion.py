@@ -19,8 +19,8 @@ def check(golden: Figures, dtype: torch.dtype) -> None:
     model = load_released("ukan_diffusion", state, **options).to(dtype)
     exact = dtype == torch.float64
     t = golden["t"]
-    # The released table of sines is float32 and stays so in every precision. Its last bits are the processor's: one in a
-    # frequency moves the angle of step 999 by 6e-5.
+    # The released table of sines is float32 and stays so in every precision. Its last bits are the processor's: one
+    # in a frequency moves the angle of step 999 by 6e-5.
     assert_close(model.time_embedding(t), golden["temb"], 5e-5 if exact else 1e-4)
     noise = model(golden["x"].to(dtype), t)
     assert_close(noise, golden["out"], 2e-5 if exact else 1e-4)

@@ -133,13 +133,14 @@ def demo(
         >>> result.dice  # doctest: +SKIP
     """
     from kanscan.config.recipe import load_recipe, parse_overrides
+    from kanscan.workflows.progress import say
 
     folder = Path(output)
     name, note = choose_source(data, folder)
     source = SOURCES[name]
     settings = {"data.root": str(folder / "data"), **parse_overrides(overrides or ())}
     recipe = load_recipe(source.recipe, settings)
-    _say(f"Pictures: {source.about}.{note}")
+    say(f"Pictures: {source.about}.{note}")
     run, news = _train(source, recipe, folder)
     report = _report(run, source, news)
     dice = {label: report.mean("dice", label) for label in report.class_names}
@@ -176,36 +177,29 @@ def _train(source: Source, recipe: Recipe, folder: Path) -> tuple[Run, bool]:
     """Return the trained run, and whether anything was trained just now."""
     from kanscan.run import Run
     from kanscan.training.stopping import Interrupted
-    from kanscan.workflows.training import train_run
+    from kanscan.workflows.progress import say
+    from kanscan.workflows.train import train_run
 
     # The pictures are written anew each time: it takes a second, and heals a folder that was half written or cut down.
     source.write(folder / "data")
     if Run(folder).recipe_path.is_file():
-        _say(f"{folder} already holds a demo; it is taken up (delete the folder to begin anew).")
+        say(f"{folder} already holds a demo; it is taken up (delete the folder to begin anew).")
     try:
-        run, ended = train_run(recipe, folder, resume=True, say=_say)
+        run, ended = train_run(recipe, folder, resume=True, say=say)
     except Interrupted as interruption:
-        _say(f"{interruption}; go on with: kanscan demo --output {folder}")
+        say(f"{interruption}; go on with: kanscan demo --output {folder}")
         raise SystemExit(128 + interruption.signal_number) from None
     if ended is None:
-        _say("The training is finished; nothing was left to train.")
+        say("The training is finished; nothing was left to train.")
     return run, ended is not None
 
 
 def _report(run: Run, source: Source, news: bool) -> Report:
     """Judge the test cases; a report that is there is read unless something was trained after it."""
-    from kanscan.data.pictures.labels import read_pair
-    from kanscan.pipelines.pictures import evaluation_cases, predictor
+    from kanscan.pipelines import evaluation_cases
     from kanscan.report import Report
-    from kanscan.workflows.judge import report_run
+    from kanscan.workflows.judge import judge_run
 
     if run.report_path.is_file() and not news:
         return Report.load(run.path)
-    serve = predictor(run, device=run.recipe.trainer.device)
-    return report_run(run, serve, evaluation_cases(run), read_pair, folder=run.path, caveats=(source.caution,))
-
-
-def _say(text: str) -> None:
-    from rich.console import Console
-
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+    return judge_run(run, evaluation_cases(run), device=run.recipe.trainer.device, caveats=(source.caution,))

@@ -117,9 +117,9 @@ def explain(
         raise FileExistsError(f"{folder} already holds an explanation; add --overwrite or choose another --output")
     if shown < 1:
         raise ValueError(f"--shown must be 1 or more, got {shown}")
-    seen = look_at(opened, images or (), cases, device)
-    others, scanning = (seen.further(paths, alike=alike) for paths, alike in ((ensemble, True), (beside, False)))
-    study = Study(seen, others, scanning, shown, layer, position)
+    session = look_at(opened, images or (), cases, device)
+    others, scanning = (session.further(paths, alike=alike) for paths, alike in ((ensemble, True), (beside, False)))
+    study = Study(session, others, scanning, shown, layer, position)
     written, left_out = study.write(asked, explicitly=only is not None)
     pruned = None if prune is None else study.save_pruned(prune, folder / "pruned", overwrite)
     page = write_page(folder, study.lead(), written, left_out)

@@ -29,7 +29,7 @@ def last_kan_block(model: nn.Module) -> str:
     """
     names = [name for name, module in model.named_modules() if isinstance(module, TokenizedKANBlock)]
     if not names:
-        raise ValueError(f"{type(model).__name__} has no tokenized KAN block; name a layer of it instead")
+        raise ValueError("the network has no tokenized KAN block; name a layer of it instead")
     return names[-1]
 
 
@@ -75,7 +75,7 @@ def default_layer(model: nn.Module, x: Tensor) -> str:
     reduced = {name: found for name, found in finished.items() if found[0] > 1.5}
     large = {name: found for name, found in reduced.items() if found[1]} or reduced
     if not large:
-        raise ValueError(f"{type(model).__name__} has no block whose maps are smaller than the image; name a layer")
+        raise ValueError("the network has no block whose maps are smaller than the image; name a layer")
     nearest = min(abs(math.log(reduction / _REDUCTION)) for reduction, _ in large.values())
     return [n for n, (reduction, _) in large.items() if abs(math.log(reduction / _REDUCTION)) < nearest + 0.01][-1]
 
@@ -104,9 +104,7 @@ class _Watch:
     def __init__(self, model: nn.Module, name: str, size: Sequence[int]) -> None:
         modules = dict(model.named_modules())
         if name not in modules or not name:
-            raise ValueError(
-                f"{type(model).__name__} has no layer {name!r}; its layers are {', '.join(list(modules)[1:9])}, ..."
-            )
+            raise ValueError(f"the network has no layer {name!r}; its layers are {', '.join(list(modules)[1:9])}, ...")
         self.name, self.image_size = name, size
         self.output: Tensor | None = None
         self.tokens: tuple[int, int] | None = None

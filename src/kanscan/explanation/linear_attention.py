@@ -93,7 +93,7 @@ def attention_map(model: nn.Module, x: Tensor, position: tuple[float, float], la
     """
     layers = attention_layers(model)
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no linear attention")
+        raise ValueError("the network has no linear attention")
     if any(getattr(module, "reread_attention_input", False) for module in model.modules()):
         raise ValueError(
             "the attention of this network reads the map's memory in another order (reread_attention_input): its "
@@ -111,7 +111,7 @@ def attention_map(model: nn.Module, x: Tensor, position: tuple[float, float], la
     large = [name for name, (tokens, *_) in kept.items() if tokens.shape[1] >= ENOUGH_PLACES]
     name = layer or (large or list(kept))[-1]
     if name not in kept:
-        raise ValueError(f"{type(model).__name__} has no linear attention {name!r}; it has {', '.join(kept)}")
+        raise ValueError(f"the network has no linear attention {name!r}; it has {', '.join(kept)}")
     tokens, size, output = kept[name]
 
     def received(at: tuple[float, float]) -> Tensor:
@@ -163,7 +163,7 @@ def scan_map(model: nn.Module, x: Tensor, position: tuple[float, float], size: t
         handle.remove()
     fitting = [name for name in kept if tuple(sizes[name]) == tuple(size)]
     if not fitting:
-        raise ValueError(f"{type(model).__name__} has no 2D scan on a map of {size[0]} x {size[1]}")
+        raise ValueError(f"the network has no 2D scan on a map of {size[0]} x {size[1]}")
     name = fitting[-1]
     distances = [scan_attention(model, x, at, name)[0].distance() for at in _PLACES]
     here = scan_attention(model, x, position, name)[0]

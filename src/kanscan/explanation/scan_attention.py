@@ -98,20 +98,20 @@ def scan_attention(
     """
     layers = scan_layers(model)
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no scans to explain")
+        raise ValueError("the network has no scans to explain")
     sites = _sites(model, x, layers)
     if not sites:
-        raise ValueError(f"{type(model).__name__} scans maps of a single place here; give it larger images")
+        raise ValueError("the network scans maps of a single place here; give it larger images")
     if layer is not None:
         chosen = [site for name, site in sites.items() if layer in (name, site.around)]
         if not chosen:
-            raise ValueError(f"{type(model).__name__} has no scan {layer!r}; it has {', '.join(sites)}")
+            raise ValueError(f"the network has no scan {layer!r}; it has {', '.join(sites)}")
     else:
         chosen = _worth_seeing(list(sites.values()))
     found = [_attend(model, x, site, place_of(position, site.size)) for site in chosen]
     kept = [one for one in found if one is not None]
     if not kept:
-        raise ValueError(f"the scans of {type(model).__name__} read channels as tokens; no place receives from another")
+        raise ValueError("the scans of the network read channels as tokens; no place receives from another")
     return kept
 
 

@@ -116,7 +116,7 @@ def observe_splines(model: nn.Module, batches: Iterable[Tensor]) -> list[Observe
     """
     layers = spline_layers(model)
     if not layers:
-        raise ValueError(f"{type(model).__name__} has no KAN layers to explain")
+        raise ValueError("the network has no KAN layers to explain")
     observers = {name: observer_of(layer) for name, layer in layers.items()}
     with ExitStack() as stack:
         for name, layer in layers.items():

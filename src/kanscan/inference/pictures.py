@@ -1,9 +1,8 @@
-"""Predictor: a picture of any size becomes a label map of that size."""
+"""PicturePredictor: a picture of any size becomes a label map of that size."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -13,29 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kanscan.data.pictures.transforms import Preprocessing
-from kanscan.metrics.logits import legal_size, likeliest, num_classes, pad_to, probabilities
+from kanscan.inference.prediction import Prediction, Predictor
+from kanscan.metrics.logits import legal_size, likeliest, pad_to, probabilities
 from kanscan.models.base import SegmentationModel
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What the network says about one picture.
-
-    Attributes:
-        label: `(H, W)` uint8 class indices at the picture's own size.
-        probabilities: `(K, H, W)` float32, background first; they sum to one over K. K is 2 for a binary task. Scaled
-            by the predictor's temperature, which the label is not.
-        network_label: `(h, w)` uint8 class indices on the grid the network worked on, which is where the released code
-            of the papers takes its scores.
-    """
-
-    label: NDArray[np.uint8]
-    probabilities: NDArray[np.float32]
-    network_label: NDArray[np.uint8]
-
-
-class Predictor:
-    """Image in, label map out: channels, size, normalization, flips and the way back to the original grid.
+class PicturePredictor(Predictor[NDArray]):
+    """Picture in, label map out: channels, size, normalization, flips and the way back to the original grid.
 
     With a fixed image size the picture is resized to it, and the probabilities are resized back bilinearly before a
     class is chosen. Without one the picture keeps its size: it is padded at the bottom and right with repeated border
@@ -54,7 +37,7 @@ class Predictor:
     Example:
         >>> from kanscan.models import create_model
         >>> model = create_model("ukan", preset="small")
-        >>> predictor = Predictor(model, Preprocessing(image_size=(64, 64)), ("background", "lesion"))
+        >>> predictor = PicturePredictor(model, Preprocessing(image_size=(64, 64)), ("background", "lesion"))
         >>> predictor(np.zeros((50, 70, 3), np.uint8)).label.shape
         (50, 70)
     """
@@ -72,32 +55,32 @@ class Predictor:
             raise ValueError(
                 f"the preprocessing gives {preprocessing.channels} channels, the network takes {model.in_channels}"
             )
-        expected = num_classes(model.out_channels)
-        if len(class_names) != expected:
-            raise ValueError(
-                f"a network with {model.out_channels} output channel{'s' * (model.out_channels > 1)} tells "
-                f"{expected} classes apart, got {len(class_names)} names: {', '.join(class_names)}"
-            )
         if model.spatial_dims != 2:
             raise ValueError(f"a predictor of pictures needs a 2D network, got one for {model.spatial_dims}D images")
-        self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
+        super().__init__(model, class_names, device, flips)
         self.preprocessing = preprocessing
-        self.class_names = tuple(class_names)
-        self.flips = flips
-        #: Divides the logits that probabilities are made of; classes are chosen without it, so labels never change.
-        self.temperature = 1.0
+        self.image_size = preprocessing.image_size
 
-    def __call__(self, image: NDArray) -> Prediction:
+    def __call__(self, image: NDArray, *, probabilities: bool = True) -> Prediction:
         """Predict one picture.
 
         Args:
             image: `(H, W)` or `(H, W, C)`, as `kanscan.data.pictures.files.read_image` gives it.
+            probabilities: They cost nothing more and come in any case.
 
         Raises:
             ValueError: The picture has NaN or a channel count that cannot be served.
         """
         return next(self.stream([image]))
+
+    @property
+    def takes(self) -> Preprocessing:
+        """What is done to pictures before the network sees them."""
+        return self.preprocessing
+
+    def scored_label(self, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Bring a reference to the grid the network works on."""
+        return self.preprocessing.prepare_label(label)
 
     def stream(self, images: Iterable[NDArray], *, batch_size: int = 8) -> Iterator[Prediction]:
         """Predict many pictures, in their order; only one batch is held in memory.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -17,31 +15,13 @@ from kanscan.data.volumes.grid import Triple, resample_image
 from kanscan.data.volumes.patches import SIDES
 from kanscan.data.volumes.plan import VolumePlan
 from kanscan.data.volumes.preparation import Prepared, prepare_volume, restore_label
+from kanscan.inference.prediction import Prediction, Predictor
 from kanscan.inference.windows import sliding_slabs
-from kanscan.metrics.logits import labels, num_classes, probabilities
+from kanscan.metrics.logits import labels, probabilities
 from kanscan.models.base import SegmentationModel
 
 
-@dataclass(frozen=True)
-class VolumePrediction:
-    """What the network says about one volume.
-
-    Attributes:
-        label: `(I, J, K)` uint8 class indices in the volume's own grid.
-        probabilities: `(classes, I, J, K)` float32, background first, where they were asked for; scaled by the
-            predictor's temperature, which the label is not.
-    """
-
-    label: np.ndarray
-    probabilities: np.ndarray | None = None
-
-    @property
-    def network_label(self) -> np.ndarray:
-        """The label map once more: the papers judge volumes in their own grid."""
-        return self.label
-
-
-class VolumePredictor:
+class VolumePredictor(Predictor[Volume]):
     """Volume in, label map out: axes, crop, normalization, resampling, windows, mirroring and the whole way back.
 
     Windows go from foot to head. Slices that no window will change any more are brought back to the volume's grid, each
@@ -75,21 +55,10 @@ class VolumePredictor:
                 f"the network takes {model.in_channels} channels of {model.spatial_dims}D images, the plan gives "
                 f"{plan.network_channels} of {plan.spatial_dims}D images"
             )
-        if len(class_names) != num_classes(model.out_channels):
-            raise ValueError(
-                f"a network with {model.out_channels} output channels tells {num_classes(model.out_channels)} classes "
-                f"apart, got {len(class_names)} names: {', '.join(class_names)}"
-            )
-        self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
-        self.plan, self.class_names = plan, tuple(class_names)
-        self.flips, self.overlap = flips, overlap
-        #: Divides the logits that probabilities are made of; classes are chosen without it, so labels never change.
-        self.temperature = 1.0
-        #: What a report asks of a predictor of pictures; volumes are judged in their own grid.
-        self.preprocessing = SimpleNamespace(image_size=None, prepare_label=lambda label: label)
+        super().__init__(model, class_names, device, flips)
+        self.plan, self.overlap = plan, overlap
 
-    def __call__(self, volume: Volume, *, probabilities: bool = False) -> VolumePrediction:
+    def __call__(self, volume: Volume, *, probabilities: bool = False) -> Prediction:
         """Predict one volume.
 
         Args:
@@ -112,10 +81,22 @@ class VolumePredictor:
             )
             back = restored_slices(slabs, prepared)
             if not probabilities:
-                return VolumePrediction(restore_label(choose_classes(back, prepared.box_size), prepared))
+                label = restore_label(choose_classes(back, prepared.box_size), prepared)
+                return Prediction(label, None, label)
             logits = np.stack([plane.copy() for plane in back], axis=1)
-        label = choose_classes((logits[:, k] for k in range(logits.shape[1])), prepared.box_size)
-        return VolumePrediction(restore_label(label, prepared), self._probabilities(logits, prepared))
+        chosen = choose_classes((logits[:, k] for k in range(logits.shape[1])), prepared.box_size)
+        label = restore_label(chosen, prepared)
+        return Prediction(label, self._probabilities(logits, prepared), label)
+
+    @property
+    def takes(self) -> tuple[object, ...]:
+        """What of the plan decides how volumes reach the network."""
+        plan = self.plan
+        return plan.channels, plan.spacing_mm, plan.patch_size, plan.normalization, plan.slice_axis
+
+    def scored_label(self, label: np.ndarray) -> np.ndarray:
+        """Give it back: the papers judge volumes in their own grid."""
+        return label
 
     def _logits(self, x: Tensor) -> Tensor:
         axis = self.plan.slice_axis

@@ -6,26 +6,35 @@ import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from kanscan.config.foreign import keys_under, refuse_foreign
 from kanscan.config.recipe import Recipe
-from kanscan.data.case import Case
-from kanscan.data.pictures.dataset import bare_pictures, labelled_pictures
-from kanscan.data.pictures.labels import read_case_image
-from kanscan.data.pictures.transforms import Preprocessing
+from kanscan.data.pictures.dataset import PictureDataset, bare_pictures, labelled_pictures
 from kanscan.data.source import Opened
 from kanscan.data.splits import Split
 from kanscan.data.unlabelled import open_pictures
 from kanscan.models import MODELS, create_model, model_options
 from kanscan.models.base import Network, NoisePredictor
 from kanscan.models.released import load_into
-from kanscan.pipelines.parts import build_preprocessing, data_folder, loader_of
+from kanscan.pipelines.base import Pipeline, Preparation
+from kanscan.pipelines.parts import (
+    READ_BY_ALL,
+    build_model,
+    build_preprocessing,
+    data_folder,
+    data_notes,
+    dataset_facts,
+    demand_weights,
+    load_weights,
+    loader_of,
+    network_facts,
+)
 from kanscan.run import Run
+from kanscan.run.facts import GenerationFacts, NetworkFacts, PreprocessingFacts, ProcessFacts, RunFacts
 from kanscan.training.device import choose_device
 from kanscan.training.diffusion import DiffusionTask
 from kanscan.training.process import NoiseProcess, denoise, noise_process, sample_generator
@@ -34,56 +43,94 @@ from kanscan.training.process import NoiseProcess, denoise, noise_process, sampl
 NORMALIZATION = "symmetric"
 
 
-def check_settings(recipe: Recipe) -> None:
-    """Refuse settings that a diffusion does not know or cannot use."""
-    noise_process(recipe.diffusion)
-    needed: dict[str, tuple[Any, Any]] = {
-        "data.normalization": (recipe.data.normalization, NORMALIZATION),
-        "trainer.select_by": (recipe.trainer.select_by, "loss"),
-    }
-    for key, (found, wanted) in needed.items():
-        if found != wanted:
-            raise ValueError(f"{key}={found} does not suit a network that generates; set {key}={wanted}")
-    if recipe.data.extra_training is not None:
-        raise ValueError("data.extra_training is for networks that segment; put all pictures into data.root")
-    if recipe.data.image_size is None:
-        raise ValueError("generated pictures need a size; set data.image_size=[64,64]")
-    if recipe.loss != Recipe().loss:
-        raise ValueError(
-            f"model {recipe.model.name} generates: the settings of loss would have no effect; see diffusion.loss"
+class GenerationPipeline(Pipeline):
+    """Pictures out of noise, perhaps with labels."""
+
+    kind: ClassVar[str] = "generation"
+    reads: ClassVar[frozenset[str]] = (READ_BY_ALL | keys_under("diffusion", "data", "trainer")) - keys_under(
+        "data.extra_training"
+    )
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse settings that a diffusion does not know or cannot use."""
+        refuse_foreign(recipe, self.reads, "networks that generate")
+        noise_process(recipe.diffusion)
+        needed = {
+            "data.normalization": (recipe.data.normalization, NORMALIZATION),
+            "trainer.select_by": (recipe.trainer.select_by, "loss"),
+        }
+        for key, (found, wanted) in needed.items():
+            if found != wanted:
+                raise ValueError(f"{key}={found} does not suit a network that generates; set {key}={wanted}")
+        if recipe.data.image_size is None:
+            raise ValueError("generated pictures need a size; set data.image_size=[64,64]")
+        if recipe.data.crop_place == "random" and recipe.data.crop is None:
+            raise ValueError("data.crop_place=random needs the side of the cut; set data.crop, such as data.crop=64")
+
+    def prepare(self, recipe: Recipe, source: Opened, split: Split, resumed: RunFacts | None = None) -> Preparation:
+        """Build everything a recipe names; see `Pipeline`."""
+        num_classes = source.label_map.num_classes
+        options = self.options(recipe, source.reader.channels)
+        model = build_model(recipe, options)
+        _check_size(recipe, model)
+        started = "" if resumed is not None else load_weights(recipe, model)
+        train = generation_dataset(recipe, source, split.train, training=True)
+        validation = generation_dataset(recipe, source, split.validation) if split.validation else None
+        return Preparation(
+            self,
+            recipe,
+            source,
+            split,
+            options,
+            model,
+            generation_task(recipe, model, num_classes),
+            loader_of(recipe, train, training=True),
+            None if validation is None else loader_of(recipe, validation, training=False),
+            tuple(filter(None, (started, *data_notes(source, split)))),
         )
-    if recipe.data.crop_place == "random" and recipe.data.crop is None:
-        raise ValueError("data.crop_place=random needs the side of the cut; set data.crop, such as data.crop=64")
+
+    def options(self, recipe: Recipe, channels: int) -> dict[str, Any]:
+        """Resolve the network's options: what was chosen, what follows, the defaults."""
+        part = recipe.model
+        signature = inspect.signature(MODELS[part.name])
+        wanted = {
+            "in_channels": build_preprocessing(recipe, channels).channels + recipe.diffusion.with_label,
+            "num_steps": recipe.diffusion.num_steps,
+        }
+        options = {key: value for key, value in wanted.items() if key in signature.parameters}
+        options |= model_options(part.name, part.preset, part.options)
+        for key, source in (("in_channels", "data.channels"), ("num_steps", "diffusion.num_steps")):
+            if options.get(key, wanted[key]) != wanted[key]:
+                raise ValueError(
+                    f"model.options.{key}={options[key]}, but {wanted[key]} follows from the recipe; leave it out, or "
+                    f"change {source}"
+                )
+        bound = signature.bind(**options)
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
+    def facts(self, preparation: Preparation) -> GenerationFacts:
+        """Collect what sampling needs: how noise was added, and the classes of the labels, if they are learned."""
+        recipe, source = preparation.recipe, preparation.source
+        part = recipe.diffusion
+        preprocessing = build_preprocessing(recipe, source.reader.channels)
+        return GenerationFacts(
+            **network_facts(preparation.model),
+            model=NetworkFacts(name=recipe.model.name, options=preparation.options),
+            data=dataset_facts(preparation),
+            preprocessing=PreprocessingFacts(**asdict(preprocessing)),
+            class_names=source.label_map.names if part.with_label else (),
+            diffusion=ProcessFacts(**asdict(noise_process(part))),
+        )
 
 
-def open_data(recipe: Recipe, root: str | Path | None = None) -> Opened:
+def open_unlabelled_pictures(recipe: Recipe, root: str | Path | None = None) -> Opened:
     """Open the pictures a recipe names; labels are needed only where they are learned too."""
     folder = data_folder(recipe, root)
     return open_pictures(folder, recipe.data.reader, recipe.data.options, labelled=recipe.diffusion.with_label)
 
 
-def complete(recipe: Recipe, channels: int, num_classes: int) -> dict[str, Any]:
-    """Resolve the network's options: what was chosen, what follows, the defaults."""
-    part = recipe.model
-    signature = inspect.signature(MODELS[part.name])
-    wanted = {
-        "in_channels": build_preprocessing(recipe, channels).channels + recipe.diffusion.with_label,
-        "num_steps": recipe.diffusion.num_steps,
-    }
-    options = {key: value for key, value in wanted.items() if key in signature.parameters}
-    options |= model_options(part.name, part.preset, part.options)
-    for key, source in (("in_channels", "data.channels"), ("num_steps", "diffusion.num_steps")):
-        if options.get(key, wanted[key]) != wanted[key]:
-            raise ValueError(
-                f"model.options.{key}={options[key]}, but {wanted[key]} follows from the recipe; leave it out, or "
-                f"change {source}"
-            )
-    bound = signature.bind(**options)
-    bound.apply_defaults()
-    return dict(bound.arguments)
-
-
-def check_model(recipe: Recipe, model: Network) -> None:
+def _check_size(recipe: Recipe, model: Network) -> None:
     """Refuse a network that cannot make pictures of the recipe's size."""
     size = recipe.data.image_size
     assert size is not None
@@ -97,7 +144,7 @@ def check_model(recipe: Recipe, model: Network) -> None:
         )
 
 
-def task_of(recipe: Recipe, model: Network, num_classes: int) -> DiffusionTask:
+def generation_task(recipe: Recipe, model: Network, num_classes: int) -> DiffusionTask:
     """Build the training step."""
     part = recipe.diffusion
     return DiffusionTask(
@@ -110,8 +157,8 @@ def task_of(recipe: Recipe, model: Network, num_classes: int) -> DiffusionTask:
     )
 
 
-def loader(recipe: Recipe, source: Opened, ids: Sequence[str], *, training: bool) -> Any:
-    """Build the loader of some pictures."""
+def generation_dataset(recipe: Recipe, source: Opened, ids: Sequence[str], *, training: bool = False) -> PictureDataset:
+    """Build the data set of some pictures."""
     cases, preprocessing = source.only(ids, "the split"), build_preprocessing(recipe, source.reader.channels)
     settings: dict[str, Any] = {
         "augmentation": recipe.data.augmentation if training else "none",
@@ -120,21 +167,8 @@ def loader(recipe: Recipe, source: Opened, ids: Sequence[str], *, training: bool
         "cache": recipe.data.cache,
     }
     if recipe.diffusion.with_label:
-        dataset = labelled_pictures(cases, preprocessing, source.label_map, **settings)
-    else:
-        dataset = bare_pictures(cases, preprocessing, **settings)
-    return loader_of(recipe, dataset, training=training)
-
-
-def check_batch(recipe: Recipe, model: Network, num_training_cases: int) -> None:
-    """Accept any batch: these networks norm each picture by itself."""
-
-
-def facts(recipe: Recipe, source: Opened) -> dict[str, Any]:
-    """Return what sampling needs to know: how noise was added, and the classes of the labels, if they are learned."""
-    part = recipe.diffusion
-    process = asdict(noise_process(part))
-    return {"class_names": list(source.label_map.names) if part.with_label else [], "diffusion": process}
+        return labelled_pictures(cases, preprocessing, source.label_map, **settings)
+    return bare_pictures(cases, preprocessing, **settings)
 
 
 @dataclass(frozen=True)
@@ -213,71 +247,16 @@ def generator(run: Run, *, device: str = "auto") -> Generator:
         FileNotFoundError: There are no weights yet.
     """
     found = run.facts
-    if "diffusion" not in found:
+    if not isinstance(found, GenerationFacts):
         raise ValueError(
             f"{run.path} segments, it generates nothing; train a recipe such as ukan_diffusion-quick for that"
         )
-    if not run.weights_path.is_file():
-        raise FileNotFoundError(f"{run.path} has no weights yet: no epoch was finished; go on with resume=true")
-    model = create_model(found["model"]["name"], **found["model"]["options"])
+    demand_weights(run)
+    model = create_model(found.model.name, **found.model.options)
     chosen = choose_device(device)
     loaded = load_into(model, run.weights_path).to(chosen).eval()
-    assert isinstance(loaded, NoisePredictor)
-    prepared = found["preprocessing"]
-    height, width = prepared["image_size"]
-    process, names = NoiseProcess(**found["diffusion"]), tuple(found["class_names"])
-    return Generator(loaded, process, (height, width), prepared["channels"], names, chosen)
-
-
-@dataclass(frozen=True)
-class RealPictures:
-    """What generated pictures are compared with, cut and sized as in training.
-
-    Attributes:
-        train: `(N, C, H, W)` uint8: the pictures learned from.
-        train_ids: Their names.
-        test: `(M, C, H, W)` uint8: pictures of the same data set that were kept apart; M may be 0.
-        note: What the user should know, or "".
-    """
-
-    train: NDArray[np.uint8]
-    train_ids: tuple[str, ...]
-    test: NDArray[np.uint8]
-    note: str
-
-
-def real_pictures(run: Run, root: str | Path) -> RealPictures:
-    """Read the pictures that a run's samples are compared with.
-
-    Args:
-        run: A run that generates.
-        root: Where the data of the run lie; or another data set, which is then taken whole.
-
-    Raises:
-        ValueError: There are no pictures, or one cannot be read.
-        FileNotFoundError: There is no such folder.
-    """
-    recipe, split = run.recipe, Split.load(run.split_path)
-    try:
-        source = open_data(recipe, root)
-    except ValueError:
-        # Another data set may have another layout than the one that was learned from.
-        source = open_pictures(root)
-    known = {case.id: case for case in source.cases}
-    train, test, note = [known[i] for i in split.train if i in known], [i for i in split.test if i in known], ""
-    if len(train) < len(split.train):
-        train, test = list(source.cases), []
-        note = f"the pictures of {Path(root).resolve().name} are not those the run learned from: all are compared with"
-    prepare = Preprocessing(**run.facts["preprocessing"]).prepare
-    height, width = run.facts["preprocessing"]["image_size"]
-    empty = np.zeros((0, run.facts["preprocessing"]["channels"], height, width), np.uint8)
-
-    def read(case: Case) -> NDArray[np.uint8]:
-        return np.clip(np.rint(prepare(read_case_image(case))), 0, 255).astype(np.uint8)
-
-    return RealPictures(
-        np.stack([read(case) for case in train]),
-        tuple(case.id for case in train),
-        np.stack([read(known[i]) for i in test]) if test else empty,
-        note,
-    )
+    size = found.preprocessing.image_size
+    if not isinstance(loaded, NoisePredictor) or size is None:
+        raise ValueError(f"{run.path} is damaged: {found.model.name} cannot generate what run.json says")
+    process = NoiseProcess(**found.diffusion.model_dump())
+    return Generator(loaded, process, size, found.preprocessing.channels, found.class_names, chosen)

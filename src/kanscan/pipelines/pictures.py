@@ -1,97 +1,241 @@
-"""Segmentation: pictures and labels become a network, its training step and its predictor."""
+"""Pictures: files and labels become a network and its training step, a run becomes label maps of their sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kanscan.config.foreign import keys_under, refuse_foreign
 from kanscan.config.recipe import Recipe
-from kanscan.data.pictures.dataset import ConcatenatedDataset, labelled_pictures
-from kanscan.data.pictures.transforms import Preprocessing
-from kanscan.data.source import Opened, Selection, open_source
+from kanscan.data.case import Case, LabelMap
+from kanscan.data.examination import CaseFacts, examine
+from kanscan.data.pictures.dataset import ConcatenatedDataset, PictureDataset, labelled_pictures
+from kanscan.data.pictures.files import write_label
+from kanscan.data.pictures.labels import check_pair, read_case_image, read_label, read_pair
+from kanscan.data.pictures.search import find_pictures
+from kanscan.data.pictures.transforms import AUGMENTATIONS, Preprocessing
+from kanscan.data.source import Opened, open_source
 from kanscan.data.splits import Split
-from kanscan.inference import Predictor
-from kanscan.models import MODELS, create_model, model_options
-from kanscan.models.base import Network, SegmentationModel
+from kanscan.drawing.images import overlay, save_png
+from kanscan.inference import PicturePredictor, Prediction
+from kanscan.models import MODELS, model_options
+from kanscan.models.base import SegmentationModel
 from kanscan.models.fitting import check_fit, complete_options
-from kanscan.models.released import load_into
-from kanscan.pipelines.parts import build_preprocessing, data_folder, loader_of
-from kanscan.pipelines.volumes import volume_predictor
+from kanscan.pipelines.base import LabelingPipeline, MaskPairs, Masks, Output, Preparation, write_probabilities
+from kanscan.pipelines.masks import pair_pictures
+from kanscan.pipelines.parts import (
+    READ_BY_ALL,
+    build_model,
+    build_preprocessing,
+    check_loss,
+    data_notes,
+    dataset_facts,
+    load_weights,
+    loader_of,
+    network_facts,
+    predictable_network,
+    segmentation_task,
+)
+from kanscan.report.pictures import draw_case
 from kanscan.run import Run
+from kanscan.run.facts import NetworkFacts, PictureFacts, PreprocessingFacts, RunFacts
 from kanscan.training.device import choose_device
-from kanscan.training.losses import make_loss
-from kanscan.training.segmentation import SegmentationTask, check_batch_norm
+from kanscan.training.segmentation import check_batch_norm
 
 
-def check_settings(recipe: Recipe) -> None:
-    """Refuse settings that a segmentation does not know."""
-    chosen = model_options(recipe.model.name, recipe.model.preset, recipe.model.options)
-    if recipe.diffusion != Recipe().diffusion:
-        raise ValueError(
-            f"model {recipe.model.name} segments: the settings of diffusion would have no effect; leave them out, or "
-            "choose model.name=ukan_diffusion"
-        )
-    if recipe.data.crop is not None or recipe.data.crop_place != "center":
-        raise ValueError(
-            "data.crop would hide the rest of a picture from the segmentation; it is for networks that generate"
-        )
-    make_loss(recipe.loss, chosen.get("out_channels", 2))
+class PicturePipeline(LabelingPipeline[NDArray]):
+    """Label maps of pictures."""
 
-
-def open_data(recipe: Recipe, root: str | Path | None = None) -> Opened:
-    """Open the data set a recipe names; see `kanscan.pipelines.build_source`."""
-    return open_source(data_folder(recipe, root), recipe.data.reader, recipe.data.options)
-
-
-def complete(recipe: Recipe, channels: int, num_classes: int) -> dict[str, Any]:
-    """Resolve the network's options; see `kanscan.pipelines.network_options`."""
-    part = recipe.model
-    return complete_options(
-        MODELS[part.name],
-        model_options(part.name, part.preset, part.options),
-        channels=build_preprocessing(recipe, channels).channels,
-        num_classes=num_classes,
-        image_size=recipe.data.image_size,
-        deep_supervision=recipe.loss.deep_supervision,
+    kind: ClassVar[str] = "pictures"
+    reads: ClassVar[frozenset[str]] = (READ_BY_ALL | keys_under("loss", "evaluation", "data", "trainer")) - keys_under(
+        "data.crop", "data.crop_place"
     )
 
+    def check(self, recipe: Recipe) -> None:
+        """Refuse what does not suit; see `Pipeline`."""
+        refuse_foreign(recipe, self.reads, "pictures")
+        AUGMENTATIONS[recipe.data.augmentation]
+        build_preprocessing(recipe, 3)
+        check_loss(recipe)
 
-def check_model(recipe: Recipe, model: Network) -> None:
-    """Refuse a network that cannot take the recipe's images."""
-    assert isinstance(model, SegmentationModel)  # complete_options refused the others
-    check_fit(model, recipe.data.image_size, recipe.loss.deep_supervision)
+    def prepare(self, recipe: Recipe, source: Opened, split: Split, resumed: RunFacts | None = None) -> Preparation:
+        """Build everything a recipe names; see `Pipeline`."""
+        num_classes = source.label_map.num_classes
+        options = self.options(recipe, source.reader.channels, num_classes)
+        model = build_model(recipe, options)
+        assert isinstance(model, SegmentationModel)  # complete_options refused the others
+        check_fit(model, recipe.data.image_size, recipe.loss.deep_supervision)
+        started = "" if resumed is not None else load_weights(recipe, model)
+        if recipe.data.image_size is not None:
+            batch = min(recipe.trainer.batch_size, len(split.train))
+            check_batch_norm(model, batch, (model.in_channels, *recipe.data.image_size))
+        train = self._training_set(recipe, source, split.train)
+        memory, num_extra = train.memory, len(train) - len(split.train)
+        validation = self.dataset(recipe, source, split.validation) if split.validation else None
+        extra = f"{num_extra} more cases to train on from {recipe.data.extra_training}" if num_extra else ""
+        # Pictures that fit into memory need no word.
+        kept = "" if memory is None or memory.fits else str(memory)
+        return Preparation(
+            self,
+            recipe,
+            source,
+            split,
+            options,
+            model,
+            segmentation_task(recipe, model),
+            loader_of(recipe, train, training=True),
+            None if validation is None else loader_of(recipe, validation, training=False),
+            tuple(filter(None, (started, *data_notes(source, split), extra, kept))),
+            num_extra,
+        )
 
+    def options(self, recipe: Recipe, channels: int, num_classes: int) -> dict[str, Any]:
+        """Resolve all constructor options of the network: the recipe's, what follows from the data, and the defaults.
 
-def task_of(recipe: Recipe, model: Network, num_classes: int) -> SegmentationTask:
-    """Build the training step."""
-    assert isinstance(model, SegmentationModel)
-    return SegmentationTask(
-        model,
-        make_loss(recipe.loss, model.out_channels),
-        recipe.optim,
-        recipe.trainer.epochs,
-        deep_supervision=recipe.loss.deep_supervision,
-        seed=recipe.seed,
-    )
+        Args:
+            recipe: Names the network, its preset and its options.
+            channels: Channels of the pictures as the data set has them.
+            num_classes: Classes of the data, background included.
 
+        Raises:
+            ValueError: The network or an option is unknown, or contradicts the data.
+        """
+        part = recipe.model
+        return complete_options(
+            MODELS[part.name],
+            model_options(part.name, part.preset, part.options),
+            channels=build_preprocessing(recipe, channels).channels,
+            num_classes=num_classes,
+            image_size=recipe.data.image_size,
+            deep_supervision=recipe.loss.deep_supervision,
+        )
 
-def loader(recipe: Recipe, source: Opened, ids: Sequence[str], *, training: bool) -> Any:
-    """Build the loader of some cases."""
-    settings: dict[str, Any] = {
-        "augmentation": recipe.data.augmentation if training else "none",
-        "seed": recipe.seed,
-        "cache": recipe.data.cache,
-    }
-    preprocessing = build_preprocessing(recipe, source.reader.channels)
-    dataset = labelled_pictures(source.only(ids, "the split"), preprocessing, source.label_map, **settings)
-    if not training or recipe.data.extra_training is None:
-        return loader_of(recipe, dataset, training=training)
-    extra = open_extra(recipe, source)
-    # Another seed: equal places in both parts would be turned alike in every epoch.
-    more = labelled_pictures(extra.cases, preprocessing, extra.label_map, **settings | {"seed": recipe.seed + 1})
-    return loader_of(recipe, ConcatenatedDataset(dataset, more), training=True)
+    def dataset(
+        self, recipe: Recipe, source: Opened, ids: Sequence[str] | None, *, augmentation: str = "none", seed: int = 0
+    ) -> PictureDataset:
+        """Build the data set of some cases of a source, of all its labelled ones where none are named.
+
+        Args:
+            recipe: Says what is done to pictures.
+            source: The data set.
+            ids: Whom; None: all.
+            augmentation: A key of `AUGMENTATIONS`.
+            seed: Of what is drawn, added to the recipe's.
+        """
+        return labelled_pictures(
+            source.cases if ids is None else source.only(ids, "the split"),
+            build_preprocessing(recipe, source.reader.channels),
+            source.label_map,
+            augmentation=augmentation,
+            seed=recipe.seed + seed,
+            cache=recipe.data.cache,
+        )
+
+    def _training_set(self, recipe: Recipe, source: Opened, ids: Sequence[str]) -> PictureDataset | ConcatenatedDataset:
+        augmentation = recipe.data.augmentation
+        own = self.dataset(recipe, source, ids, augmentation=augmentation)
+        if recipe.data.extra_training is None:
+            return own
+        # Another seed: equal places in both parts would be turned alike in every epoch.
+        more = self.dataset(recipe, open_extra(recipe, source), None, augmentation=augmentation, seed=1)
+        return ConcatenatedDataset(own, more)
+
+    def facts(self, preparation: Preparation) -> PictureFacts:
+        """Collect what prediction needs; see `Pipeline`."""
+        recipe, source = preparation.recipe, preparation.source
+        preprocessing = build_preprocessing(recipe, source.reader.channels)
+        return PictureFacts(
+            **network_facts(preparation.model),
+            model=NetworkFacts(name=recipe.model.name, options=preparation.options),
+            data=dataset_facts(preparation),
+            preprocessing=PreprocessingFacts(**asdict(preprocessing)),
+            class_names=source.label_map.names,
+            label_map=source.label_map,
+        )
+
+    def predictor(self, run: Run, *, device: str = "auto", flips: bool | None = None) -> PicturePredictor:
+        """Build the predictor of a run; see `LabelingPipeline`."""
+        facts = run.facts
+        assert isinstance(facts, PictureFacts)
+        return PicturePredictor(
+            predictable_network(run),
+            Preprocessing(**facts.preprocessing.model_dump()),
+            facts.class_names,
+            device=choose_device(device),
+            flips=run.recipe.evaluation.flips if flips is None else flips,
+        )
+
+    def find(self, inputs: Sequence[str | Path], run: Run, series: str | None = None) -> tuple[list[Case], list[str]]:
+        """List pictures; see `LabelingPipeline`."""
+        if series is not None:
+            raise ValueError(f"--series chooses among series of DICOM slices; {run.path} was trained on pictures")
+        return find_pictures(inputs)
+
+    def outputs(self, case: Case, output: Output) -> list[Path]:
+        """List the files of a case; see `LabelingPipeline`."""
+        return [output.folder / f"{case.id}.png", *output.beside(case).values()]
+
+    def read(self, case: Case) -> NDArray:
+        """Read the picture of a case; see `LabelingPipeline`."""
+        return read_case_image(case)
+
+    def read_pair(self, case: Case, label_map: LabelMap) -> tuple[NDArray, NDArray[np.uint8]]:
+        """Read picture and label; see `LabelingPipeline`."""
+        return read_pair(case, label_map)
+
+    def write(
+        self, case: Case, image: NDArray, found: Prediction, class_names: Sequence[str], output: Output
+    ) -> list[Path]:
+        """Write PNG files; see `LabelingPipeline`."""
+        label_path, *_ = written = self.outputs(case, output)
+        beside = output.beside(case)
+        if "overlay" in beside:
+            save_png(beside["overlay"], overlay(image, found.label))
+        if "probabilities" in beside:
+            write_probabilities(beside["probabilities"], found, class_names)
+        write_label(label_path, np.array(output.values, dtype=np.uint16)[found.label])
+        return written
+
+    def is_spaced(self, case: Case) -> bool:
+        """Tell whether the layout says how large a pixel is; see `LabelingPipeline`."""
+        return case.spacing_mm is not None
+
+    def spacing_mm(self, case: Case, image: NDArray) -> tuple[float, ...] | None:
+        """Return the case's spacing; see `LabelingPipeline`."""
+        return case.spacing_mm
+
+    def pair_masks(self, predictions: Path, references: Path, label_map: LabelMap | None) -> MaskPairs:
+        """Pair mask files; see `LabelingPipeline`."""
+        return pair_pictures(predictions, references, label_map)
+
+    def read_masks(self, found: MaskPairs, pair: tuple[Case, Case]) -> Masks[NDArray]:
+        """Read two masks; see `LabelingPipeline`."""
+        ours, theirs = pair
+        prediction, label = read_label(ours, found.prediction_map), read_label(theirs, found.label_map)
+        check_pair(ours.labels[0], prediction.shape, theirs.labels[0], label.shape)
+        return Masks(None, prediction, label, None)
+
+    def draw(self, image: NDArray | None, prediction: NDArray[np.uint8], label: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Draw panels; see `LabelingPipeline`."""
+        return draw_case(image, prediction, label)
+
+    def examine(self, case: Case, label_map: LabelMap) -> CaseFacts:
+        """Examine a picture; see `LabelingPipeline`."""
+        return examine(case, label_map)
+
+    def thumbnail(self, case: Case, label_map: LabelMap) -> tuple[NDArray[np.uint8], str]:
+        """Draw a picture with its label; see `LabelingPipeline`."""
+        if not case.labels:
+            image = shown = read_case_image(case)
+        else:
+            image, label = read_pair(case, label_map)
+            shown = overlay(image, label)
+        return shown, f"{case.id}  {image.shape[1]} x {image.shape[0]}"
 
 
 def open_extra(recipe: Recipe, source: Opened) -> Opened:
@@ -118,82 +262,3 @@ def open_extra(recipe: Recipe, source: Opened) -> Opened:
             f"{source.label_map.num_classes}; both must have the same"
         )
     return extra
-
-
-def check_batch(recipe: Recipe, model: Network, num_training_cases: int) -> None:
-    """Refuse batches that batch norm cannot take, where the size of the images is known beforehand."""
-    if recipe.data.image_size is not None:
-        batch = min(recipe.trainer.batch_size, num_training_cases)
-        check_batch_norm(model, batch, (model.in_channels, *recipe.data.image_size))
-
-
-def facts(recipe: Recipe, source: Opened) -> dict[str, Any]:
-    """Return what prediction needs to know of the data."""
-    return {"class_names": list(source.label_map.names), "label_map": asdict(source.label_map)}
-
-
-def predictor(run: Run, *, device: str = "auto", flips: bool | None = None) -> Any:
-    """Build the predictor of a run from its folder alone: a `Predictor`, or a `VolumePredictor` for a run on volumes.
-
-    Args:
-        run: A run with weights.
-        device: auto, cpu, cuda, cuda:N or mps.
-        flips: Average over flips; None: as the recipe's evaluation does.
-
-    Raises:
-        ValueError: The run generates pictures, or the weights belong to another network.
-        FileNotFoundError: There are no weights yet.
-    """
-    facts = run.facts
-    if "diffusion" in facts:
-        raise ValueError(f"{run.path} generates pictures and labels none: kanscan sample {run.path}")
-    if not run.weights_path.is_file():
-        raise FileNotFoundError(f"{run.path} has no weights yet: no epoch was finished; go on with resume=true")
-    if "plan" in facts:
-        return volume_predictor(run, device=device, flips=flips)
-    model = create_model(facts["model"]["name"], **facts["model"]["options"])
-    return Predictor(
-        load_into(model, run.weights_path),  # type: ignore[arg-type]
-        Preprocessing(**facts["preprocessing"]),
-        facts["class_names"],
-        device=choose_device(device),
-        flips=run.recipe.evaluation.flips if flips is None else flips,
-    )
-
-
-def load_predictor(path: str | Path, *, device: str = "auto", flips: bool | None = None) -> Any:
-    """Open a run folder and build its predictor; neither the data nor the place of training is needed.
-
-    Args:
-        path: The folder that `train` wrote.
-        device: As in `predictor`.
-        flips: As in `predictor`.
-
-    Raises:
-        ValueError: The folder is no run, or its weights belong to another network.
-        FileNotFoundError: There are no weights yet.
-    """
-    return predictor(Run.open(path), device=device, flips=flips)
-
-
-def evaluation_cases(run: Run, *, part: str = "test", root: str | Path | None = None) -> Selection:
-    """Find the cases a run is judged on.
-
-    Args:
-        run: A run.
-        part: "test", "validation" or "train" of the run's own split; "all": every labelled case of the data set, which
-            with `root` may be another one.
-        root: Where the data lie, if not where the recipe says.
-
-    Raises:
-        ValueError: The part is unknown or empty, or the data do not fit the run.
-        FileNotFoundError: The data are not there.
-    """
-    split, names = Split.load(run.split_path), run.facts["class_names"]
-    source = open_data(run.recipe, root)
-    if len(names) != source.label_map.num_classes:
-        raise ValueError(
-            f"{source.root} has the classes {', '.join(source.label_map.names)}; "
-            f"this run tells {', '.join(names)} apart"
-        )
-    return source.select(part, split, f"the split of {run.path}")

@@ -173,6 +173,8 @@ class Report(_Part):
     #: Foreground classes.
     class_names: list[str]
     num_cases: int
+    #: Cases that could not be judged, one sentence each; they are in no figure.
+    errors: list[str] = Field(default_factory=list)
     #: None where no groups are known.
     num_groups: int | None
     #: Class -> where it has no pixel -> number of cases.

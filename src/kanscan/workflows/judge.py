@@ -1,28 +1,34 @@
-"""A run judged on labelled cases: predict each, score it, draw those worth a look, write the report.
-
-A report stands below runs, predictors and data and knows none of them; whoever asks hands them in.
-"""
+"""Labelled cases judged: predicted by a run or by whoever wrote a folder of masks, scored, drawn, reported."""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 
-from kanscan.config.recipe import Recipe
+from kanscan.data.case import Case, LabelMap
+from kanscan.data.grouping import group_cases
+from kanscan.data.source import Selection
 from kanscan.files import read_json
+from kanscan.inference import Predictor
 from kanscan.metrics import calibration_error, check_tolerances, reliability_sums
+from kanscan.pipelines import labeling_pipeline
+from kanscan.pipelines.base import LabelingPipeline
 from kanscan.report.assemble import Judged, assemble, judge
-from kanscan.report.pictures import draw_case, worth_a_look
+from kanscan.report.pictures import worth_a_look
 from kanscan.report.printed import add_printed
 from kanscan.report.schema import Provenance, Reliability, Report
 from kanscan.report.write import write_report
+from kanscan.run import Run
+from kanscan.run.facts import NetworkFacts
+from kanscan.workflows.progress import Done, Failure, demand_output, work_through
 
 #: What each part means for the figures, where it is not the test part.
 _PART_CAVEATS = {
@@ -33,121 +39,193 @@ _PART_CAVEATS = {
 _NAMELESS = ("folder", "paired", "prepared")
 
 
-class JudgedRun(Protocol):
-    """What is asked of a run; `kanscan.run.Run` is one."""
-
-    @property
-    def path(self) -> Path: ...  # noqa: D102
-    @property
-    def recipe(self) -> Recipe: ...  # noqa: D102
-    @property
-    def facts(self) -> dict[str, Any]: ...  # noqa: D102
-    @property
-    def curves(self) -> list[dict[str, float | None]]: ...  # noqa: D102
-    @property
-    def weights_path(self) -> Path: ...  # noqa: D102
-    @property
-    def environment_path(self) -> Path: ...  # noqa: D102
-
-
-def report_run(
-    run: JudgedRun,
-    serve: Any,
-    found: Any,
-    read: Callable[[Any, Any], tuple[Any, NDArray]],
+def judge_run(
+    run: Run,
+    found: Selection,
     *,
-    folder: str | Path | None = None,
-    groups: Mapping[str, str] | None = None,
+    device: str = "auto",
+    flips: bool | None = None,
+    folder: Path | None = None,
     caveats: Sequence[str] = (),
-    each: int = 3,
-    watch: Callable[[Sequence[Any]], Iterable[Any]] = iter,
-    draw: Callable[[Any, NDArray, NDArray], NDArray[np.uint8]] = draw_case,
     tolerances: Mapping[str, float] | None = None,
 ) -> Report:
-    """Judge a run on cases and write its report.
+    """Predict labelled cases with a run, score them, draw those worth a look, and write the report.
+
+    A case that cannot be read is named in the report and in its `errors`; the others are judged.
 
     Args:
         run: The run.
-        serve: Its `Predictor`.
-        found: `kanscan.data.source.Selection`: the cases, their source, their part, the split.
-        read: `kanscan.data.pictures.labels.read_pair`: a case and a label map give image and label.
+        found: Whom it is judged on, as `kanscan.pipelines.evaluation_cases` gives it.
+        device: auto, cpu, cuda, cuda:N or mps.
+        flips: Average over mirrorings; None: as the recipe says.
         folder: Where the report goes; None: into the run.
-        groups: Case -> what it must be resampled with, where more is known than the cases declare.
         caveats: Further things a reader must know.
-        each: Pictures of the best, the median and the worst cases each.
-        watch: Wraps the cases to show progress.
-        draw: Draws image, prediction and reference of a case.
         tolerances: Of the NSD for single classes, in place of the recipe's.
 
     Returns:
         The report as written.
 
     Raises:
-        ValueError: A case cannot be read, or its label does not fit; the sentence names it.
+        ValueError: Run and data do not fit together, or no case could be judged.
         OSError: The folder cannot be written to.
 
     Example:
-        >>> from kanscan.pipelines import evaluation_cases, predictor  # doctest: +SKIP
-        >>> from kanscan.data.pictures.labels import read_pair  # doctest: +SKIP
-        >>> report = report_run(run, predictor(run), evaluation_cases(run), read_pair)  # doctest: +SKIP
+        >>> from kanscan.pipelines import evaluation_cases  # doctest: +SKIP
+        >>> report = judge_run(run, evaluation_cases(run))  # doctest: +SKIP
     """
-    recipe, label_map, names = run.recipe, found.source.label_map, tuple(serve.class_names)
-    spaced = all(case.spacing_mm is not None or (case.is_volume and not case.unspaced) for case in found.cases)
-    tolerance, tolerances = recipe.evaluation.nsd_tolerance, tolerances or recipe.evaluation.nsd_tolerances
+    pipeline = labeling_pipeline(run)
+    predictor = pipeline.predictor(run, device=device, flips=flips)
+    part, label_map, names = run.recipe.evaluation, found.source.label_map, predictor.class_names
+    is_spaced = all(map(pipeline.is_spaced, found.cases))
+    tolerances = tolerances or part.nsd_tolerances
     check_tolerances(tolerances, names)
-    judged: list[Judged] = []
+    groups = _groups(found.cases)
     sums: list[NDArray[np.float64]] = []
-    seconds = 0.0
-    for case in watch(found.cases):
-        image, label = read(case, label_map)
+    seconds: list[float] = []
+
+    def judge_case(case: Case) -> Judged:
+        image, label = pipeline.read_pair(case, label_map)
         began = time.perf_counter()
-        prediction = serve(image)
-        seconds += time.perf_counter() - began
-        judged.append(
-            judge(
-                case.id,
-                prediction.label,
-                label,
-                names,
-                group=case.group if groups is None else groups.get(case.id),
-                # A volume brings its spacing along.
-                spacing_mm=getattr(image, "spacing_mm", case.spacing_mm) if spaced else None,
-                tolerance=tolerance,
-                tolerances=tolerances,
-                on_network_grid=(prediction.network_label, serve.preprocessing.prepare_label(label)),
-            )
-        )
+        prediction = predictor(image)
+        seconds.append(time.perf_counter() - began)
         # Volumes come without: all their classes at once would fill the memory.
         if prediction.probabilities is not None:
             sums.append(reliability_sums(prediction.probabilities, label))
-    here = run_provenance(run, serve, found, seconds / max(1, len(judged)), caveats)
+        return judge(
+            case.id,
+            prediction.label,
+            label,
+            names,
+            group=groups.get(case.id),
+            spacing_mm=pipeline.spacing_mm(case, image) if is_spaced else None,
+            tolerance=part.nsd_tolerance,
+            tolerances=tolerances,
+            on_network_grid=(prediction.network_label, predictor.scored_label(label)),
+        )
+
+    def drawn_again(case: Case) -> NDArray[np.uint8]:
+        # Predicted once more: keeping every label map would fill the memory for a handful of pictures.
+        image, label = pipeline.read_pair(case, label_map)
+        return pipeline.draw(image, predictor(image).label, label)
+
+    done = work_through(found.cases, judge_case, "judging")
+    here = run_provenance(
+        run, predictor, found, sum(seconds) / max(1, len(seconds)), [*caveats, *_failure_caveats(done.failures)]
+    )
     report = assemble(
-        judged,
+        _demand_any(done),
         names,
         here,
-        unit="mm" if spaced else "pixels",
-        tolerance=tolerance,
+        unit="mm" if is_spaced else "pixels",
+        tolerance=part.nsd_tolerance,
         tolerances=tolerances,
-        samples=recipe.evaluation.bootstrap_samples,
+        samples=part.bootstrap_samples,
     )
     report = report.model_copy(
         update={
             "curves": _columns(run.curves),
             "reliability": _reliability(sums),
-            "recipe_yaml": recipe.to_yaml(),
+            "recipe_yaml": run.recipe.to_yaml(),
             "environment": read_json(run.environment_path) if run.environment_path.is_file() else {},
+            "errors": [one.sentence for one in done.failures],
         }
     )
-    report = add_printed(report, recipe.model_dump(mode="json"))
-    by_id = {case.id: case for case in found.cases}
+    report = add_printed(report, run.recipe.model_dump(mode="json"))
+    return _written(report, folder or run.path, {case.id: case for case in found.cases}, drawn_again)
 
-    def drawn_again(name: str) -> NDArray[np.uint8]:
-        # Predicted once more: keeping every label map would fill the memory for a handful of pictures.
-        image, label = read(by_id[name], label_map)
-        return draw(image, serve(image).label, label)
 
-    drawn = [(kind, case, drawn_again(case.id)) for kind, case in worth_a_look(report.cases, each=each)]
-    return write_report(report, run.path if folder is None else folder, drawn)
+def judge_masks(
+    pipeline: LabelingPipeline,
+    predictions: Path,
+    references: Path,
+    *,
+    label_map: LabelMap | None = None,
+    folder: Path | None = None,
+    tolerances: Mapping[str, float] | None = None,
+) -> Report:
+    """Judge label files against references of the same names; no run is needed.
+
+    Args:
+        pipeline: Kind of work.
+        predictions: A folder or a file.
+        references: The same.
+        label_map: What the stored values mean; None: told from the files.
+        folder: Where the report goes; None: nothing is written.
+        tolerances: Of the NSD for single classes.
+
+    Raises:
+        ValueError: The files do not fit together, or no case could be judged.
+        OSError: The folder cannot be written to.
+    """
+    if folder is not None:
+        demand_output(folder, "the report")
+    found = pipeline.pair_masks(predictions, references, label_map)
+    names, by_id = found.label_map.names, {pair[0].id: pair for pair in found.pairs}
+    check_tolerances(tolerances or {}, names)
+    spacings: list[tuple[float, ...] | None] = []
+
+    def judge_case(case: Case) -> Judged:
+        masks = pipeline.read_masks(found, by_id[case.id])
+        spacings.append(masks.spacing_mm)
+        spacing = masks.spacing_mm
+        return judge(case.id, masks.prediction, masks.label, names, spacing_mm=spacing, tolerances=tolerances or {})
+
+    def drawn_again(case: Case) -> NDArray[np.uint8]:
+        masks = pipeline.read_masks(found, by_id[case.id])
+        return pipeline.draw(masks.image, masks.prediction, masks.label)
+
+    cases = [pair[0] for pair in found.pairs]
+    done = work_through(cases, judge_case, "judging")
+    provenance = _mask_provenance(predictions, references, [*found.notes, *_failure_caveats(done.failures)])
+    judged = _demand_any(done)
+    unit = "pixels" if None in spacings else "mm"
+    report = assemble(judged, names, provenance, unit=unit, tolerances=tolerances or {})
+    report = report.model_copy(update={"errors": [one.sentence for one in done.failures]})
+    if folder is None:
+        return report
+    return _written(report, folder, {case.id: case for case in cases}, drawn_again)
+
+
+def _written(
+    report: Report, folder: Path, cases: Mapping[str, Case], draw: Callable[[Case], NDArray[np.uint8]]
+) -> Report:
+    """Draw the cases worth a look and write the report."""
+    return write_report(
+        report, folder, [(kind, case, draw(cases[case.id])) for kind, case in worth_a_look(report.cases)]
+    )
+
+
+def _failure_caveats(failures: Sequence[Failure]) -> list[str]:
+    if not failures:
+        return []
+    return [f"{len(failures)} cases could not be judged and are in no figure, first {failures[0].sentence}"]
+
+
+def _demand_any(done: Done[Judged]) -> tuple[Judged, ...]:
+    if not done.results:
+        raise ValueError(f"none of {len(done.failures)} cases could be judged; {done.failures[0].sentence}")
+    return done.results
+
+
+def _groups(cases: Sequence[Case]) -> dict[str, str | None]:
+    """Tell what belongs together, look-alike pictures included; nobody where every case stands alone."""
+    found = group_cases(cases)
+    if len(found) == len(cases):
+        return {case.id: case.group for case in cases}
+    return {i: name for name, ids in found.items() for i in ids}
+
+
+def _mask_provenance(predictions: Path, references: Path, notes: Sequence[str]) -> Provenance:
+    unknown = "no groups (patients, sequences) are known: cases count as independent, the intervals may be too narrow"
+    return Provenance(
+        title=f"{predictions.resolve().name} against {references.resolve().name}",
+        source=predictions.resolve().name,
+        reference=references.resolve().name,
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        has_images=False,
+        versions={"kanscan": version("kanscan")},
+        caveats=[*notes, unknown],
+    )
 
 
 def _reliability(sums: Sequence[NDArray[np.float64]]) -> Reliability | None:
@@ -161,7 +239,11 @@ def _reliability(sums: Sequence[NDArray[np.float64]]) -> Reliability | None:
 
 
 def run_provenance(
-    run: JudgedRun, serve: Any, found: Any, seconds_per_case: float | None = None, caveats: Sequence[str] = ()
+    run: Run,
+    predictor: Predictor,
+    found: Selection,
+    seconds_per_case: float | None = None,
+    caveats: Sequence[str] = (),
 ) -> Provenance:
     """Say where a run's figures come from, and what must be known before one is quoted."""
     facts, recipe, split = run.facts, run.recipe, found.split
@@ -176,8 +258,8 @@ def run_provenance(
         source=run.path.resolve().name,
         reference=data,
         recipe=recipe.name,
-        model=_model_words(facts),
-        num_parameters=facts.get("num_parameters"),
+        model=_model_words(facts.model),
+        num_parameters=facts.num_parameters,
         part=found.part,
         split_kind=split.kind,
         split_seed=split.seed,
@@ -186,9 +268,9 @@ def run_provenance(
         part_sizes={part: len(getattr(split, part)) for part in ("train", "validation", "test")},
         selection=selection,
         epoch=epoch,
-        image_size=serve.preprocessing.image_size,
-        flips=serve.flips,
-        device=str(serve.device),
+        image_size=predictor.image_size,
+        flips=predictor.flips,
+        device=str(predictor.device),
         seconds_per_case=seconds_per_case,
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         versions={name: version(name) for name in ("kanscan", "torch", "monai")},
@@ -196,7 +278,7 @@ def run_provenance(
     )
 
 
-def _part_caveats(found: Any) -> list[str]:
+def _part_caveats(found: Selection) -> list[str]:
     split, part = found.split, found.part
     said = [split.caveat] if split.caveat and part != "all" else []
     if part in _PART_CAVEATS:
@@ -218,12 +300,8 @@ def _part_caveats(found: Any) -> list[str]:
     return said
 
 
-def _selection(run: JudgedRun, validated: bool) -> tuple[int | None, str]:
+def _selection(run: Run, validated: bool) -> tuple[int | None, str]:
     """Say which epoch's weights are judged, and why."""
-    import json
-
-    from safetensors import safe_open
-
     with safe_open(run.weights_path, "pt") as file:
         about = json.loads((file.metadata() or {}).get("kanscan", "{}"))
     epoch = about.get("epoch")
@@ -238,10 +316,11 @@ def _selection(run: JudgedRun, validated: bool) -> tuple[int | None, str]:
     return epoch, f"{text}, the last one; no validation chose it"
 
 
-def _model_words(facts: dict[str, Any]) -> str:
-    name = facts["model"]["name"]
-    channels = facts["model"].get("options", {}).get("channels")
-    return f"{name}, channels {'-'.join(map(str, channels))}" if isinstance(channels, list | tuple) else str(name)
+def _model_words(network: NetworkFacts) -> str:
+    channels = network.options.get("channels")
+    if isinstance(channels, list | tuple):
+        return f"{network.name}, channels {'-'.join(map(str, channels))}"
+    return network.name
 
 
 def _columns(rows: Sequence[dict[str, float | None]]) -> dict[str, list[float | None]]:

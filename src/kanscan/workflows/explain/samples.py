@@ -9,23 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kanscan.data import Case
-from kanscan.data.pictures.files import read_image
-from kanscan.data.pictures.labels import read_pair
 from kanscan.data.splits import Split
 from kanscan.data.volume import Volume
 from kanscan.data.volumes.cache import CachedCase
-from kanscan.data.volumes.formats import read_case_volume, read_volume_pair
+from kanscan.data.volumes.formats import read_volume_pair
 from kanscan.data.volumes.patches import as_seen, cut, middle_of_foreground
 from kanscan.data.volumes.preparation import prepare_label, prepare_volume
-from kanscan.data.volumes.search import find_volumes
 from kanscan.explanation.chapters import Sample
-from kanscan.inference import Predictor, VolumePredictor
+from kanscan.inference import PicturePredictor, Predictor, VolumePredictor
 from kanscan.metrics import IGNORED
-from kanscan.pipelines import generation
-from kanscan.pipelines.pictures import evaluation_cases
+from kanscan.pipelines import evaluation_cases, generation, labeling_pipeline, open_data
 from kanscan.run import Run
 from kanscan.training.process import sample_generator
 
@@ -35,33 +32,29 @@ MOST_VOLUMES = 8
 MOST_VOXELS = 2**20
 
 
-def named_samples(serve: Predictor | VolumePredictor, paths: Sequence[Path]) -> list[Sample]:
+def named_samples(run: Run, predictor: Predictor, paths: Sequence[Path]) -> list[Sample]:
     """Read pictures or volumes that the user named; they have no labels.
 
     Args:
-        serve: Of the run.
+        run: The run.
+        predictor: Of the run.
         paths: Files, of volumes folders too.
 
     Raises:
         ValueError: One cannot be read, or does not suit the network.
         FileNotFoundError: There is nothing at a path.
     """
-    if isinstance(serve, VolumePredictor):
-        return [
-            _volume_sample(serve, case.id, read_case_volume(case)) for case in find_volumes(paths, serve.plan.channels)
-        ]
-    missing = next((path for path in paths if not path.exists()), None)
-    if missing is not None:
-        raise FileNotFoundError(f"no picture at {missing}")
-    return [_picture_sample(serve, path.stem, read_image(path)) for path in paths]
+    pipeline = labeling_pipeline(run)
+    cases, _ = pipeline.find(paths, run)
+    return [sample_of(predictor, case.id, pipeline.read(case)) for case in cases]
 
 
-def case_samples(run: Run, serve: Predictor | VolumePredictor, part: str, count: int) -> list[Sample]:
+def case_samples(run: Run, predictor: Predictor, part: str, count: int) -> list[Sample]:
     """Read labelled cases of a part of the run's split, spread over it.
 
     Args:
         run: The run.
-        serve: Its predictor.
+        predictor: Its predictor.
         part: As in `kanscan.pipelines.evaluation_cases`.
         count: How many, at most.
 
@@ -70,9 +63,17 @@ def case_samples(run: Run, serve: Predictor | VolumePredictor, part: str, count:
         FileNotFoundError: The data are not there.
     """
     cases, label_map = _spread(run, part, count)
-    if isinstance(serve, VolumePredictor):
-        return [_volume_sample(serve, case.id, *read_volume_pair(case, label_map)) for case in cases]
-    return [_picture_sample(serve, case.id, *read_pair(case, label_map)) for case in cases]
+    pipeline = labeling_pipeline(run)
+    return [sample_of(predictor, case.id, *pipeline.read_pair(case, label_map)) for case in cases]
+
+
+def sample_of(predictor: Predictor, name: str, image: NDArray | Volume, label: NDArray | None = None) -> Sample:
+    """Bring an image to what the network sees; of a volume one patch."""
+    if isinstance(predictor, VolumePredictor):
+        assert isinstance(image, Volume)
+        return _volume_sample(predictor, name, image, label)
+    assert isinstance(predictor, PicturePredictor) and not isinstance(image, Volume)
+    return _picture_sample(predictor, name, image, label)
 
 
 def noisy_samples(
@@ -95,12 +96,12 @@ def noisy_samples(
         FileNotFoundError: Weights or data are not there.
     """
     made, recipe, split = generation.generator(run, device=device), run.recipe, Split.load(run.split_path)
-    source = generation.open_data(recipe)
+    source = open_data(recipe)
     ids = split.test or split.train
     chosen = [ids[int(i * max(1, len(ids) / count))] for i in range(min(count, len(ids)))]
-    task = generation.task_of(recipe, made.model, max(2, len(made.class_names)))
+    task = generation.generation_task(recipe, made.model, max(2, len(made.class_names)))
     samples, noises = [], []
-    pictures = generation.loader(recipe, source, chosen, training=False).dataset
+    pictures = generation.generation_dataset(recipe, source, chosen)
     for number, batch in enumerate(pictures[index] for index in range(len(pictures))):
         image = task.image({name: torch.as_tensor(batch[name])[None] for name in ("image", "label") if name in batch})
         noise = torch.randn(image.shape, generator=sample_generator(recipe.seed, number))
@@ -112,9 +113,7 @@ def noisy_samples(
     return made.model, made.device, samples, noises
 
 
-def logits_and_labels(
-    run: Run, serve: Predictor | VolumePredictor, part: str, count: int
-) -> list[tuple[Tensor, Tensor]]:
+def logits_and_labels(run: Run, predictor: Predictor, part: str, count: int) -> list[tuple[Tensor, Tensor]]:
     """Return logits `(K, N)` and labels `(N,)` of cases of a part, for calibration; what is ignored is left out.
 
     Pictures are seen on the grid of the network. Volumes are predicted as a whole, window by window, and seen in their
@@ -122,21 +121,21 @@ def logits_and_labels(
 
     Args:
         run: The run.
-        serve: Its predictor, without flips.
+        predictor: Its predictor, without flips.
         part: As in `kanscan.pipelines.evaluation_cases`.
         count: How many, at most.
     """
-    if not isinstance(serve, VolumePredictor):
+    if not isinstance(predictor, VolumePredictor):
         return [
-            (_logits(serve, sample.x)[:, sample.known], sample.label[sample.known])
-            for sample in case_samples(run, serve, part, count)
+            (_logits(predictor, sample.x)[:, sample.known], sample.label[sample.known])
+            for sample in case_samples(run, predictor, part, count)
             if sample.label is not None
         ]
     cases, label_map = _spread(run, part, min(count, MOST_VOLUMES))
     pairs = []
     for case in cases:
         volume, label = read_volume_pair(case, label_map)
-        found = serve(volume, probabilities=True).probabilities
+        found = predictor(volume, probabilities=True).probabilities
         assert found is not None
         step = -(-label.size // MOST_VOXELS)
         probabilities = torch.from_numpy(found.reshape(len(found), -1)[:, ::step].copy())
@@ -157,13 +156,13 @@ def _spread(run: Run, part: str, count: int) -> tuple[list[Case], Any]:
 
 
 @torch.inference_mode()
-def _logits(serve: Predictor, x: Tensor) -> Tensor:
-    return serve.model(x[None].to(serve.device))[0].float().cpu()
+def _logits(predictor: Predictor, x: Tensor) -> Tensor:
+    return predictor.model(x[None].to(predictor.device))[0].float().cpu()
 
 
-def _picture_sample(serve: Predictor, name: str, image: Any, label: Any = None) -> Sample:
-    x = serve.prepare(image)
-    picture = serve.preprocessing.prepare(image).transpose(1, 2, 0)
+def _picture_sample(predictor: PicturePredictor, name: str, image: NDArray, label: NDArray | None) -> Sample:
+    x = predictor.prepare(image)
+    picture = predictor.preprocessing.prepare(image).transpose(1, 2, 0)
     # Without a fixed size the predictor pads at the bottom and the right.
     bottom, right = (int(p) - int(s) for p, s in zip(x.shape[1:], picture.shape[:2], strict=True))
     beside = ((0, bottom), (0, right))
@@ -172,20 +171,20 @@ def _picture_sample(serve: Predictor, name: str, image: Any, label: Any = None) 
     sample = Sample(name, picture, x)
     if label is None:
         return sample
-    return replace(sample, label=torch.from_numpy(np.pad(serve.preprocessing.prepare_label(label), beside)).long())
+    return replace(sample, label=torch.from_numpy(np.pad(predictor.preprocessing.prepare_label(label), beside)).long())
 
 
-def _volume_sample(serve: VolumePredictor, name: str, volume: Volume, label: Any = None) -> Sample:
+def _volume_sample(predictor: VolumePredictor, name: str, volume: Volume, label: NDArray | None) -> Sample:
     """Cut the patch around the middle of the foreground; without a label, of what the network predicts."""
-    prepared = prepare_volume(volume, serve.plan)
-    known = label if label is not None else serve(volume).label
-    classes = prepare_label(known, prepared, len(serve.class_names))
+    prepared = prepare_volume(volume, predictor.plan)
+    known = label if label is not None else predictor(volume).label
+    classes = prepare_label(known, prepared, len(predictor.class_names))
     places = {int(k): np.argwhere(classes == k) for k in np.unique(classes) if k not in (0, IGNORED)}
     case = CachedCase(name, prepared.image, classes, places)
-    x, cropped = cut(case, middle_of_foreground(case), serve.plan.patch_size, serve.plan.slice_axis)
-    x = as_seen(x, serve.plan)
-    axes = [axis for axis in range(3) if axis != serve.plan.slice_axis]
-    spacing = tuple(serve.plan.spacing_mm[axis] for axis in axes)
+    x, cropped = cut(case, middle_of_foreground(case), predictor.plan.patch_size, predictor.plan.slice_axis)
+    x = as_seen(x, predictor.plan)
+    axes = [axis for axis in range(3) if axis != predictor.plan.slice_axis]
+    spacing = tuple(predictor.plan.spacing_mm[axis] for axis in axes)
     picture = x[0].numpy()
     low, high = np.percentile(picture, (0.5, 99.5))
     picture = np.clip((picture - low) / max(float(high - low), 1e-12), 0, 1)

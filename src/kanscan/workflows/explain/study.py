@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -18,13 +16,14 @@ from kanscan.explanation.chapters import Chapter, Sample
 from kanscan.explanation.pruning import prune
 from kanscan.explanation.scan_attention import scan_layers
 from kanscan.explanation.splines import ObservedLayer
-from kanscan.files import atomic, write_json
-from kanscan.inference import Predictor, VolumePredictor
+from kanscan.files import atomic
+from kanscan.inference import Predictor
 from kanscan.metrics import case_scores
 from kanscan.metrics.logits import probabilities as class_probabilities
 from kanscan.models import create_model
-from kanscan.pipelines.pictures import load_predictor, predictor
+from kanscan.pipelines import load_predictor, predictor
 from kanscan.run import Run
+from kanscan.run.facts import GenerationFacts, VolumeFacts
 from kanscan.workflows.explain.samples import (
     MOST_VOLUMES,
     case_samples,
@@ -58,7 +57,7 @@ class AtStep(nn.Module):
 
 
 @dataclass(frozen=True)
-class Seen:
+class Session:
     """A network and what it is looked at on.
 
     Attributes:
@@ -66,7 +65,7 @@ class Seen:
         model: Its network, in evaluation mode.
         device: Where it is.
         samples: Images.
-        serve: The run's predictor; None where it generates.
+        predictor: The run's predictor; None where it generates.
         noises: Of a run that generates: what was added to each sample.
     """
 
@@ -74,7 +73,7 @@ class Seen:
     model: nn.Module
     device: torch.device
     samples: Sequence[Sample]
-    serve: Predictor | VolumePredictor | None
+    predictor: Predictor | None
     noises: Sequence[Tensor] = field(default_factory=tuple)
 
     def further(self, paths: Sequence[Path] | None, *, alike: bool) -> dict[str, nn.Module]:
@@ -89,10 +88,10 @@ class Seen:
         """
         found: dict[str, nn.Module] = {}
         for path in paths or ():
-            if self.serve is None:
+            if self.predictor is None:
                 raise ValueError(f"{self.run.path} generates pictures; no other run is compared with it")
             other = load_predictor(path, device=str(self.device), flips=False)
-            if _taken(other) != _taken(self.serve) or (alike and other.class_names != self.serve.class_names):
+            if other.takes != self.predictor.takes or (alike and other.class_names != self.predictor.class_names):
                 raise ValueError(
                     f"{path} has other classes or another preprocessing than {self.run.path}; they cannot be compared"
                 )
@@ -101,15 +100,7 @@ class Seen:
         return found
 
 
-def _taken(serve: Predictor | VolumePredictor) -> Any:
-    """Return what decides how images reach a network."""
-    if isinstance(serve, Predictor):
-        return serve.preprocessing
-    plan = serve.plan
-    return plan.channels, plan.spacing_mm, plan.patch_size, plan.normalization, plan.slice_axis
-
-
-def look_at(run: Run, images: Sequence[Path], cases: int | None, device: str) -> Seen:
+def look_at(run: Run, images: Sequence[Path], cases: int | None, device: str) -> Session:
     """Load a run's network and the images it is looked at on.
 
     Args:
@@ -122,25 +113,26 @@ def look_at(run: Run, images: Sequence[Path], cases: int | None, device: str) ->
         ValueError: An image does not suit the network, or there are no test cases.
         FileNotFoundError: Weights, images or data are not there.
     """
+    facts = run.facts
     if cases is None:
-        cases = MOST_VOLUMES if "plan" in run.facts else MOST_PICTURES
+        cases = MOST_VOLUMES if isinstance(facts, VolumeFacts) else MOST_PICTURES
     if cases < 1:
         raise ValueError(f"--cases must be 1 or more, got {cases}")
-    if "diffusion" in run.facts:
+    if isinstance(facts, GenerationFacts):
         if images:
             raise ValueError(f"{run.path} generates pictures; it is looked at on those it learned from, name no images")
         model, chosen, samples, noises = noisy_samples(run, cases, device)
-        return Seen(run, AtStep(model), chosen, samples, None, noises)
-    serve = predictor(run, device=device, flips=False)
-    samples = named_samples(serve, images) if images else case_samples(run, serve, "test", cases)
-    return Seen(run, serve.model, serve.device, samples, serve)
+        return Session(run, AtStep(model), chosen, samples, None, noises)
+    serving = predictor(run, device=device, flips=False)
+    samples = named_samples(run, serving, images) if images else case_samples(run, serving, "test", cases)
+    return Session(run, serving.model, serving.device, samples, serving)
 
 
 class Study:
     """Writes the chapters that a run allows; later ones use what earlier ones found.
 
     Args:
-        seen: What is looked at.
+        session: What is looked at.
         others: Further networks on the same task.
         scanning: Networks whose scans stand beside linear attention.
         shown: Images that are drawn.
@@ -153,16 +145,16 @@ class Study:
 
     def __init__(
         self,
-        seen: Seen,
+        session: Session,
         others: Mapping[str, nn.Module],
         scanning: Mapping[str, nn.Module],
         shown: int,
         layer: str | None,
         position: tuple[float, ...],
     ) -> None:
-        self.seen, self.run, self.model, self.device = seen, seen.run, seen.model, seen.device
+        self.session, self.run, self.model, self.device = session, session.run, session.model, session.device
         self.others, self.scanning = others, scanning
-        self.samples, self.shown, self.layer, self.position = seen.samples, seen.samples[:shown], layer, position
+        self.samples, self.shown, self.layer, self.position = session.samples, session.samples[:shown], layer, position
         self.temperature: float | None = None
         self._layers: list[ObservedLayer] | None = None
         dims = self.samples[0].x.ndim - 1
@@ -172,14 +164,14 @@ class Study:
     def lead(self) -> str:
         """Say what was looked at."""
         facts, images = self.run.facts, f"{len(self.samples)} images"
-        if "plan" in facts:
+        if isinstance(facts, VolumeFacts):
             what = "slice" if self.samples[0].x.ndim == 3 else "patch"
             size = " x ".join(map(str, self.samples[0].x.shape[1:]))
             images += f" (of each volume the {what} of {size} voxels around the middle of its foreground)"
-        if self.seen.serve is None:
+        if self.session.predictor is None:
             images += " with noise of steps spread over the whole process"
         return (
-            f"{facts['model']['name']}, {facts['num_parameters']:,} parameters, run {self.run.path.name}; looked at on "
+            f"{facts.model.name}, {facts.num_parameters:,} parameters, run {self.run.path.name}; looked at on "
             f"{images}. Arrays lie beside this page as npz, figures as SVG and PNG."
         )
 
@@ -192,29 +184,27 @@ class Study:
             except ValueError as error:
                 if explicitly:
                     raise
-                # The sentence names the network, not what it is wrapped in here.
-                network = self.model.network if isinstance(self.model, AtStep) else self.model
-                left_out[name] = str(error).replace(AtStep.__name__, type(network).__name__)
+                left_out[name] = str(error)
         return written, left_out
 
     @property
-    def serve(self) -> Predictor | VolumePredictor:
+    def predictor(self) -> Predictor:
         """The run's predictor.
 
         Raises:
             ValueError: The run generates.
         """
-        if self.seen.serve is None:
+        if self.session.predictor is None:
             raise ValueError(_GENERATES)
-        return self.seen.serve
+        return self.session.predictor
 
     def control(self) -> nn.Module:
         """Build the same network with random weights."""
-        facts = self.run.facts["model"]
+        facts = self.run.facts.model
 
         def build() -> nn.Module:
-            fresh = create_model(facts["name"], **facts["options"])
-            return AtStep(fresh) if self.seen.serve is None else fresh
+            fresh = create_model(facts.name, **facts.options)
+            return AtStep(fresh) if self.session.predictor is None else fresh
 
         return randomized(self.model, build)
 
@@ -232,7 +222,7 @@ class Study:
 
     def pruning(self) -> Chapter:
         """Judge the network without its weakest edges."""
-        if self.seen.serve is None:
+        if self.session.predictor is None:
             error = "mean squared error of the noise"
             return chapters.pruning(self.model, self.layers(), self._noise_error, error, len(self.samples))
         labelled = [s for s in self.samples if s.label is not None]
@@ -244,12 +234,12 @@ class Study:
     def _noise_error(self, model: nn.Module) -> float:
         errors = [
             float((model(sample.x[None].to(self.device))[0].cpu() - noise).square().mean())
-            for sample, noise in zip(self.samples, self.seen.noises, strict=True)
+            for sample, noise in zip(self.samples, self.session.noises, strict=True)
         ]
         return sum(errors) / len(errors)
 
     def _judge(self, labelled: Sequence[Sample]) -> Callable[[nn.Module], float]:
-        num_classes = len(self.serve.class_names)
+        num_classes = len(self.predictor.class_names)
 
         @torch.inference_mode()
         def judge(model: nn.Module) -> float:
@@ -266,7 +256,7 @@ class Study:
 
     def maps(self) -> Chapter:
         """Show where the network looks."""
-        names, shown = self.serve.class_names, len(self.shown)
+        names, shown = self.predictor.class_names, len(self.shown)
         return chapters.maps(self.model, self.control(), self.samples, names, self.device, self.layer, shown)
 
     def receptive_field(self) -> Chapter:
@@ -287,7 +277,7 @@ class Study:
 
     def uncertainty(self) -> Chapter:
         """Show where predictions disagree."""
-        if self.seen.serve is None:
+        if self.session.predictor is None:
             raise ValueError(_GENERATES)
 
         @torch.inference_mode()
@@ -298,13 +288,15 @@ class Study:
 
     def calibration(self) -> Chapter:
         """Fit a temperature on the validation cases, judge it on the test cases, keep it in the run."""
-        serve = self.serve
+        predictor = self.predictor
         if all(s.label is None for s in self.samples):
             raise ValueError("calibration needs labels; leave out the images to use the run's test cases")
         fitted_on, judged_on = (
-            logits_and_labels(self.run, serve, part, len(self.samples)) for part in ("validation", "test")
+            logits_and_labels(self.run, predictor, part, len(self.samples)) for part in ("validation", "test")
         )
-        chapter, found = chapters.calibrating(fitted_on, judged_on, "voxels" if "plan" in self.run.facts else "pixels")
+        chapter, found = chapters.calibrating(
+            fitted_on, judged_on, "voxels" if isinstance(self.run.facts, VolumeFacts) else "pixels"
+        )
         self.temperature = found.temperature
         content = {
             "temperature": found.temperature,
@@ -322,18 +314,7 @@ class Study:
             Run(folder).demand_new()
         pruned = prune(self.model, self.layers(), share)
         weights = (pruned.network if isinstance(pruned, AtStep) else pruned).state_dict()
-        folder.mkdir(parents=True, exist_ok=True)
-        run = Run(folder)
-        for source, target in (
-            (self.run.split_path, run.split_path),
-            (self.run.environment_path, run.environment_path),
-            (self.run.plan_path, run.plan_path),
-        ):
-            if source.exists():
-                shutil.copyfile(source, target)
-        write_json(run.facts_path, {**self.run.facts, "pruned_share": share})
+        run = self.run.derive(folder, self.run.facts.model_copy(update={"pruned_share": share}))
         with atomic(run.weights_path) as path:
             save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, path)
-        # Last, because a folder with a recipe is a run.
-        shutil.copyfile(self.run.recipe_path, run.recipe_path)
         return folder

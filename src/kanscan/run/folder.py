@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import csv
-import platform
 import shutil
-import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kanscan.config.parts import TimedSchedule
 from kanscan.config.recipe import Recipe, differences, load_recipe, with_root
 from kanscan.files import read_json, write_json, write_text
+from kanscan.run.environment import environment
 
-#: Raised when the folder's layout changes so that older readers would misread it.
-FORMAT_VERSION = 1
+if TYPE_CHECKING:
+    from kanscan.run.facts import GenerationFacts, PictureFacts, VolumeFacts
 
 #: Settings that may change between the parts of a run, since no weight depends on them.
 FREE_KEYS = (
@@ -112,7 +108,13 @@ class Run:
 
     @classmethod
     def create(
-        cls, path: str | Path, recipe: Recipe, facts: dict[str, Any], *, split: dict[str, Any], device: str
+        cls,
+        path: str | Path,
+        recipe: Recipe,
+        facts: PictureFacts | VolumeFacts | GenerationFacts,
+        *,
+        split: dict[str, Any],
+        device: str,
     ) -> Run:
         """Start a folder; refuses one that already holds a run.
 
@@ -129,15 +131,49 @@ class Run:
         """
         run = cls(Path(path))
         run.demand_new()
-        try:
-            write_json(run.split_path, split)
-            write_json(run.environment_path, environment(device))
-            write_json(run.facts_path, {"format_version": FORMAT_VERSION, **facts})
-            # The recipe comes last: a folder that has one is a run, whatever moment the process was killed at.
-            run.write_recipe(recipe)
-        except OSError as error:
-            raise PermissionError(f"cannot write to {run.path} ({error.strerror}); choose another --output") from None
+        run._fill(recipe, facts, split, environment(device))
         return run
+
+    def derive(self, path: str | Path, facts: PictureFacts | VolumeFacts | GenerationFacts) -> Run:
+        """Make another run of the same recipe, split, plan and environment; only the weights are still to come.
+
+        Args:
+            path: The new folder; a run that is there is replaced.
+            facts: Of the new run.
+
+        Raises:
+            PermissionError: The folder cannot be written to.
+        """
+        run = Run(Path(path))
+        run.path.mkdir(parents=True, exist_ok=True)
+        for source, target in zip(self._plan_paths, run._plan_paths, strict=True):
+            if source.is_file():
+                shutil.copyfile(source, target)
+        environment = read_json(self.environment_path) if self.environment_path.is_file() else {}
+        run._fill(self.recipe, facts, read_json(self.split_path), environment)
+        return run
+
+    def _fill(
+        self,
+        recipe: Recipe,
+        facts: PictureFacts | VolumeFacts | GenerationFacts,
+        split: dict[str, Any],
+        environment: dict[str, Any],
+    ) -> None:
+        from kanscan.run.facts import FORMAT_VERSION
+
+        try:
+            write_json(self.split_path, split)
+            write_json(self.environment_path, environment)
+            write_json(self.facts_path, {"format_version": FORMAT_VERSION, **facts.model_dump(mode="json")})
+            # The recipe comes last: a folder that has one is a run, whatever moment the process was killed at.
+            self.write_recipe(recipe)
+        except OSError as error:
+            raise PermissionError(f"cannot write to {self.path} ({error.strerror}); choose another --output") from None
+
+    @property
+    def _plan_paths(self) -> tuple[Path, ...]:
+        return self.plan_path, self.fingerprint_path, self.nnunet_plans_path
 
     def demand_new(self) -> None:
         """Refuse a folder that cannot become a run.
@@ -188,8 +224,7 @@ class Run:
     def discard(self) -> None:
         """Remove what a training wrote that failed before its first epoch ended; other files stay."""
         self.recipe_path.unlink(missing_ok=True)
-        plan = (self.plan_path, self.fingerprint_path, self.nnunet_plans_path)
-        for path in (self.facts_path, self.split_path, self.environment_path, *plan):
+        for path in (self.facts_path, self.split_path, self.environment_path, *self._plan_paths):
             path.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.path / "tensorboard"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -212,9 +247,8 @@ class Run:
             raise ValueError(
                 f"{run.path} is not a run: expected a folder with recipe.yaml and run.json, as train writes it"
             )
-        found = run.facts.get("format_version")
-        if found != FORMAT_VERSION:
-            raise ValueError(f"{run.path} has run format {found}, this kanscan reads {FORMAT_VERSION}; update kanscan")
+        # Junk shall be known before anything is computed.
+        run.facts  # noqa: B018
         return run
 
     @property
@@ -223,9 +257,15 @@ class Run:
         return load_recipe(self.recipe_path)
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """See `facts_path`."""
-        return dict(read_json(self.facts_path))
+    def facts(self) -> PictureFacts | VolumeFacts | GenerationFacts:
+        """See `facts_path`.
+
+        Raises:
+            ValueError: The file is damaged, or a newer version wrote it.
+        """
+        from kanscan.run.facts import parse_facts
+
+        return parse_facts(read_json(self.facts_path), str(self.facts_path))
 
     @property
     def curves(self) -> list[dict[str, float | None]]:
@@ -244,54 +284,3 @@ class Run:
     def report(self) -> dict[str, Any] | None:
         """The report, or None before evaluation."""
         return dict(read_json(self.report_path)) if self.report_path.is_file() else None
-
-
-#: Packages that decide what a training computes.
-_PACKAGES = (
-    "kanscan",
-    "torch",
-    "monai",
-    "lightning",
-    "numpy",
-    "scipy",
-    "pillow",
-    "tifffile",
-    "nibabel",
-    "pydicom",
-    "safetensors",
-)
-
-
-def environment(device: str) -> dict[str, Any]:
-    """Describe where a run takes place: versions, device, code state, command; no name of machine or user.
-
-    Args:
-        device: The device in words.
-    """
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "device": device,
-        "platform": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "packages": {name: _installed(name) for name in _PACKAGES},
-        "git": _git_state(),
-    }
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _git_state() -> dict[str, Any] | None:
-    def git(*arguments: str) -> str:
-        command = ["git", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "changed_files": len(git("status", "--porcelain").splitlines())}
-    except (OSError, subprocess.SubprocessError):
-        return None  # no git, or not inside a repository
