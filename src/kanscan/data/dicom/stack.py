@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ _PARALLEL = 1e-3
 
 
 def read_series(series: Series) -> Volume:
-    """Read a series as a volume; each file is read once.
+    """Read a series as a volume; each file is read once, and gives up its pixels before the next one is read.
 
     Args:
         series: As `find_series` gives it.
@@ -35,12 +36,27 @@ def read_series(series: Series) -> Volume:
     Raises:
         ValueError: The slices do not form one evenly spaced stack, or a file cannot be decoded.
     """
-    check_voxels(series.folder, [series.voxels])
-    slices = sorted_slices([read_dataset(file) for file in series.files], str(series.folder))
-    array = _decoded(slices)
+    where = str(series.folder)
+    check_voxels(where, [series.voxels])
+    slices: list[Slice] = []
+    stored: np.ndarray | None = None
+    for file in series.files:
+        dataset = read_dataset(file)
+        frames = frames_of(dataset)
+        for one in frames:
+            _check_alike((slices or frames)[0], one, where)
+        for place, plane in enumerate(_planes(dataset, file, frames), start=len(slices)):
+            stored = _stored(stored, plane, place, series.voxels // plane.size)
+        slices += frames
+    if stored is None or len(stored) != len(slices):
+        raise ValueError(f"{where} holds {len(slices)} slices, its headers promise another number")
+    order = sorted(range(len(slices)), key=lambda k: slices[k].height)
+    slices = [slices[k] for k in order]
+    _check_gaps(slices, where)
+    _reorder(stored, order)
+    array = _rescaled(stored, [one.rescale for one in slices]).transpose(2, 1, 0)
     source = tuple(Instance(one.dataset, one.frame) for one in slices)
-    notes = (*series.notes, *_tilt(slices, str(series.folder)))
-    return Volume(array, _affine(slices), None, str(series.folder), source, notes)
+    return Volume(array, _affine(slices), None, where, source, (*series.notes, *_tilt(slices, where)))
 
 
 def read_dataset(file: Path) -> Any:
@@ -175,33 +191,19 @@ def _slice(dataset: Any, frame: int | None, file: Path) -> Slice:
     )
 
 
-def sorted_slices(datasets: Sequence[Any], where: str) -> list[Slice]:
-    """Sort slices by their place in the patient and see that they form one stack.
-
-    Args:
-        datasets: Files of one series, complete.
-        where: The folder, for sentences.
-
-    Raises:
-        ValueError: Sizes, directions or pixel spacings are mixed, a place is taken twice, or slices are missing.
-    """
-    slices = sorted((one for dataset in datasets for one in frames_of(dataset)), key=lambda one: one.height)
-    first = slices[0]
-    for one in slices[1:]:
-        if one.size != first.size:
-            raise ValueError(
-                f"{where} mixes slices of {first.size[1]} x {first.size[0]} and {one.size[1]} x {one.size[0]} pixels "
-                f"({first.file}, {one.file}); expected one stack"
-            )
-        if np.abs(one.orientation - first.orientation).max() > _PARALLEL:
-            raise ValueError(
-                f"{where} mixes slices of different directions ({first.file}, {one.file}), as a scout or a reformat "
-                "does; expected one stack"
-            )
-        if not np.allclose(one.spacing, first.spacing, rtol=1e-3):
-            raise ValueError(f"{where} mixes pixel spacings {first.spacing} and {one.spacing} mm; expected one stack")
-    _check_gaps(slices, where)
-    return slices
+def _check_alike(first: Slice, one: Slice, where: str) -> None:
+    if one.size != first.size:
+        raise ValueError(
+            f"{where} mixes slices of {first.size[1]} x {first.size[0]} and {one.size[1]} x {one.size[0]} pixels "
+            f"({first.file}, {one.file}); expected one stack"
+        )
+    if np.abs(one.orientation - first.orientation).max() > _PARALLEL:
+        raise ValueError(
+            f"{where} mixes slices of different directions ({first.file}, {one.file}), as a scout or a reformat does; "
+            "expected one stack"
+        )
+    if not np.allclose(one.spacing, first.spacing, rtol=1e-3):
+        raise ValueError(f"{where} mixes pixel spacings {first.spacing} and {one.spacing} mm; expected one stack")
 
 
 def _check_gaps(slices: Sequence[Slice], where: str) -> None:
@@ -254,50 +256,61 @@ def _tilt(slices: Sequence[Slice], where: str) -> tuple[str, ...]:
     return (text,) if degrees > 0.1 else ()
 
 
-def _decoded(slices: Sequence[Slice]) -> np.ndarray:
-    """Decode and rescale `(columns, rows, slices)`, one slice at a time; each file gives up its pixels once decoded."""
-    rows, columns = slices[0].size
-    stored: np.ndarray | None = None
-    for place, plane in _planes(slices):
-        if plane.shape != (rows, columns):
-            raise ValueError(f"cannot decode {slices[place].file}: its pixels are no grey slice of {rows} x {columns}")
-        if stored is None:
-            stored = np.empty((len(slices), rows, columns), plane.dtype)
-        elif not np.can_cast(plane.dtype, stored.dtype, "safe"):
-            stored = stored.astype(np.promote_types(plane.dtype, stored.dtype))
-        stored[place] = plane
-    assert stored is not None
-    return _rescaled(stored, [one.rescale for one in slices]).transpose(2, 1, 0)
-
-
-def _planes(slices: Sequence[Slice]) -> Iterator[tuple[int, np.ndarray]]:
+def _planes(dataset: Any, file: Path, frames: Sequence[Slice]) -> Iterator[np.ndarray]:
+    """Decode the frames of a file, which has no pixels any more afterwards."""
     from pydicom.pixels import iter_pixels
 
-    places: dict[int, dict[int, int]] = {}
-    datasets: dict[int, Any] = {}
-    for place, one in enumerate(slices):
-        datasets[id(one.dataset)] = one.dataset
-        places.setdefault(id(one.dataset), {})[one.frame or 0] = place
-    for key, dataset in datasets.items():
-        file = Path(str(getattr(dataset, "filename", "the file")))
-        done = 0
-        try:
-            for frame, plane in enumerate(iter_pixels(dataset)):
-                if frame in places[key]:
-                    yield places[key][frame], plane
-                    done += 1
-        except GeneratorExit:
-            raise
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:  # decoders in other languages panic with what is no Exception
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(f"cannot decode {file}: {reason}") from None
-        if done != len(places[key]):
-            raise ValueError(f"cannot decode {file}: it holds {done} of its {len(places[key])} frames")
-        for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
-            if name in dataset:
-                delattr(dataset, name)
+    rows, columns = frames[0].size
+    found = 0
+    with decodable(file):
+        for plane in iter_pixels(dataset):
+            if plane.shape != (rows, columns):
+                raise ValueError(f"its pixels are no grey slice of {columns} x {rows}")
+            yield plane
+            found += 1
+        if found != len(frames):
+            raise ValueError(f"it holds {found} of its {len(frames)} frames")
+    for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
+        if name in dataset:
+            delattr(dataset, name)
+
+
+@contextmanager
+def decodable(file: Path) -> Iterator[None]:
+    """Turn whatever a decoder throws, what is no `Exception` included, into one sentence that names the file."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # decoders in other languages panic with what is no Exception
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"cannot decode {file}: {reason}") from None
+
+
+def _stored(stored: np.ndarray | None, plane: np.ndarray, place: int, count: int) -> np.ndarray:
+    """Put a plane in its place of the array of stored values, which is made with the first."""
+    if stored is None:
+        stored = np.empty((count, *plane.shape), plane.dtype)
+    if not np.can_cast(plane.dtype, stored.dtype, "safe"):
+        stored = stored.astype(np.promote_types(plane.dtype, stored.dtype))
+    if place < len(stored):
+        stored[place] = plane
+    return stored
+
+
+def _reorder(planes: np.ndarray, order: Sequence[int]) -> None:
+    """Bring planes into an order in place, one cycle after the other: a copy of all would double the memory."""
+    done = [False] * len(order)
+    for start in range(len(order)):
+        if done[start] or order[start] == start:
+            continue
+        kept, place = planes[start].copy(), start
+        while order[place] != start:
+            planes[place] = planes[order[place]]
+            done[place] = True
+            place = order[place]
+        planes[place] = kept
+        done[place] = True
 
 
 def _rescaled(stored: np.ndarray, scales: Sequence[tuple[float, float]]) -> np.ndarray:

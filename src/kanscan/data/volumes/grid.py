@@ -83,12 +83,16 @@ def content_box(image: np.ndarray) -> tuple[slice, slice, slice]:
     Args:
         image: `(C, D, H, W)`.
     """
-    inside = (image != 0).any(axis=0)
-    box = []
-    for axis in range(3):
-        places = np.flatnonzero(inside.any(axis=tuple(a for a in range(3) if a != axis)))
-        box.append(slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0, inside.shape[axis]))
-    return tuple(box)  # type: ignore[return-value]
+    depth, height, width = image.shape[1:]
+    met = [np.zeros(n, dtype=bool) for n in (depth, height, width)]
+    for k in range(depth):  # slice after slice: a mask of the whole volume would be as large as a small one
+        inside = (image[:, k] != 0).any(axis=0)
+        met[1] |= inside.any(axis=1)
+        met[2] |= inside.any(axis=0)
+        met[0][k] = inside.any()
+    places = [np.flatnonzero(one) for one in met]
+    full = zip(places, (depth, height, width), strict=True)
+    return tuple(slice(int(p[0]), int(p[-1]) + 1) if len(p) else slice(0, n) for p, n in full)  # type: ignore[return-value]
 
 
 def resampled_shape(shape: Sequence[int], spacing_mm: Sequence[float], wanted_mm: Sequence[float]) -> Triple:
@@ -116,10 +120,14 @@ def resample_image(image: np.ndarray, shape: Triple, *, coarse: int | None = Non
     """
     if image.shape[1:] == tuple(shape):
         return image
-    return np.stack([_resample(channel, shape, coarse, order) for channel in image])
+    out = np.empty((len(image), *shape), np.float32)
+    for channel, target in zip(image, out, strict=True):
+        _resample(channel, target, coarse, order)
+    return out
 
 
-def _resample(array: np.ndarray, shape: Triple, coarse: int | None, order: int) -> np.ndarray:
+def _resample(array: np.ndarray, out: np.ndarray, coarse: int | None, order: int) -> None:
+    """Resample an array into another of the wanted size."""
     from scipy.ndimage import zoom
 
     def stretched(part: np.ndarray, size: Sequence[int]) -> np.ndarray:
@@ -129,13 +137,17 @@ def _resample(array: np.ndarray, shape: Triple, coarse: int | None, order: int) 
         return np.clip(zoom(part, factors, order=order, mode="nearest", grid_mode=True), part.min(), part.max())
 
     if coarse is None:
-        return stretched(array, shape).astype(np.float32)
-    flat = np.moveaxis(array, coarse, 0)
-    size = [n for axis, n in enumerate(shape) if axis != coarse]
-    plane = flat if flat.shape[1:] == tuple(size) else np.stack([stretched(one, size) for one in flat])
-    new, old = shape[coarse], len(plane)
+        out[...] = stretched(array, out.shape)
+        return
+    flat, target = np.moveaxis(array, coarse, 0), np.moveaxis(out, coarse, 0)
+    new, old = len(target), len(flat)
     nearest = np.minimum(((np.arange(new) + 0.5) * old / new).astype(int), old - 1)
-    return np.ascontiguousarray(np.moveaxis(plane[nearest], 0, coarse), dtype=np.float32)
+    for k in range(new):
+        if k and nearest[k] == nearest[k - 1]:
+            target[k] = target[k - 1]
+        else:
+            plane = flat[nearest[k]]
+            target[k] = plane if plane.shape == target.shape[1:] else stretched(plane, target.shape[1:])
 
 
 def resample_label(label: np.ndarray, shape: Triple, num_classes: int, *, coarse: int | None = None) -> np.ndarray:
@@ -152,9 +164,10 @@ def resample_label(label: np.ndarray, shape: Triple, num_classes: int, *, coarse
     """
     if label.shape == tuple(shape):
         return label.astype(np.uint8)
-    chosen = np.zeros(shape, np.uint8)
+    chosen, share = np.zeros(shape, np.uint8), np.empty(shape, np.float32)
     for index in (*range(1, num_classes), IGNORED):
         inside = label == index
         if inside.any():
-            chosen[_resample(inside.astype(np.float32), shape, coarse, 1) >= 0.5] = index
+            _resample(inside.astype(np.float32), share, coarse, 1)
+            chosen[share >= 0.5] = index
     return chosen

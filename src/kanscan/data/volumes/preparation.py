@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,8 +119,7 @@ def normalize_volume(image: np.ndarray, plan: VolumePlan, out: np.ndarray | None
             values -= np.float32(known["mean"])
             values /= np.float32(max(known["std"], 1e-8))
         elif scheme == "zscore":
-            drawn = values if inside is None else values[inside]
-            mean, std = float(drawn.mean(dtype=np.float64)), float(drawn.std(dtype=np.float64))
+            mean, std = _mean_and_deviation(values, inside)
             values -= np.float32(mean)
             values /= np.float32(max(std, 1e-8))
             if inside is not None:
@@ -129,6 +129,18 @@ def normalize_volume(image: np.ndarray, plan: VolumePlan, out: np.ndarray | None
             values -= np.float32(low)
             values /= np.float32(max(high - low, 1e-8))
     return out
+
+
+def _mean_and_deviation(values: np.ndarray, inside: np.ndarray | None) -> tuple[float, float]:
+    """Take mean and standard deviation in float64, slice after slice: a copy of all would be twice the volume."""
+
+    def drawn() -> Iterator[np.ndarray]:
+        for k, plane in enumerate(values):
+            yield np.asarray(plane if inside is None else plane[inside[k]], dtype=np.float64)
+
+    count = values.size if inside is None else int(inside.sum())
+    mean = sum(float(part.sum()) for part in drawn()) / max(count, 1)
+    return mean, float(np.sqrt(sum(float(((part - mean) ** 2).sum()) for part in drawn()) / max(count, 1)))
 
 
 def restore_label(label: np.ndarray, prepared: Prepared) -> np.ndarray:
