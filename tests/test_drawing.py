@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kanscan.drawing.images import class_color, contact_sheet, contour, overlay, png_bytes, save_png, to_rgb
+from kanscan.drawing.colors import class_color
+from kanscan.drawing.images import contact_sheet, contour, overlay, png_bytes, save_png, to_rgb
 
 
 def test_overlay_tints_the_class_and_leaves_the_rest():

@@ -10,7 +10,6 @@ from kanscan.metrics import (
     METRICS,
     adjust_p_values,
     batch_pooled_scores,
-    boundary_scores,
     calibration_error,
     case_scores,
     confusion_matrix,
@@ -27,6 +26,11 @@ def blobs(shape, seed, share=0.25):
     """Smooth random masks: several components, some touching the border."""
     field = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 2.5)
     return field > np.quantile(field, 1 - share)
+
+
+def boundary_scores(a, b, spacing=None, tolerance=2.0):
+    scores = case_scores(a, b, spacing_mm=spacing, tolerance=tolerance)[1]
+    return {name: scores[name] for name in ("hd95", "nsd")}
 
 
 def edge_distances(a, b, spacing):

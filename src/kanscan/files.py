@@ -36,7 +36,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> Path:
     """Write UTF-8 text atomically and return the path."""
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # A byte of a file name that is no UTF-8 stays an escape, which JSON reads back as it was.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return Path(path)
 
 

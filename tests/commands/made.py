@@ -50,7 +50,7 @@ def make_run(
     """Write a finished run of the ready-made network: the last four patients are its test part."""
     monkeypatch.setitem(MODELS, "brightness", Brightness)
     # Large pictures take most of an evaluation's time.
-    monkeypatch.setattr(pictures, "PANEL_SIZE", (70, 50))
+    monkeypatch.setattr(pictures, "SHEET_SIZE", (220, 50))
     options = {"group_pattern": "^(p[0-9]+)_"}
     recipe: Recipe = check_recipe(
         {

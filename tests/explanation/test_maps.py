@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from kanscan import create_model
+from kanscan.drawing.planes import planes
 from kanscan.explanation.activation import (
     activation_map,
     default_layer,
@@ -17,7 +18,6 @@ from kanscan.explanation.activation import (
     plausibility,
     randomized,
 )
-from kanscan.explanation.planes import planes
 from kanscan.explanation.receptive_field import receptive_field
 from kanscan.explanation.scan_attention import mean_distance, scan_attention, scan_layers
 from kanscan.layers.ssm import SS2D

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from kanscan.explanation.uncertainty import calibration, dropping, fit_temperature, summarize
+from kanscan.explanation.uncertainty import dropping, fit_temperature, summarize
 from kanscan.layers.drop_path import DropPath
+from kanscan.metrics import reliability_of
 
 
 def test_agreeing_and_disagreeing_predictions() -> None:
@@ -41,7 +42,7 @@ def test_calibration_of_known_errors() -> None:
     probabilities = torch.tensor([0.2, 0.8]).view(2, 1, 1).expand(2, 10, 10)
     label = torch.zeros(10, 10, dtype=torch.long)
     label.view(-1)[:60] = 1
-    result = calibration([(probabilities, label)], bins=10)
+    result = reliability_of([(probabilities.numpy(), label.numpy())], bins=10)
     assert result.error == pytest.approx(0.2)
     assert result.count.sum() == 100
     assert float(result.accuracy[8]) == pytest.approx(0.6)

@@ -9,20 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from kanscan.drawing.colors import CASING_COLOR, REFERENCE_COLOR, class_color
+from kanscan.drawing.words import visible
 from kanscan.files import atomic
 
-#: Colors of classes 1, 2, ...: Okabe and Ito's set, distinct for every kind of color vision, without its yellow. Green
-#: comes first: it stands out on red mucosa, on pink and violet stains and on grey.
-CLASS_COLORS = (
-    (0, 158, 115),
-    (230, 159, 0),
-    (86, 180, 233),
-    (204, 121, 167),
-    (213, 94, 0),
-    (0, 114, 178),
-)
-#: Contour of a reference label drawn over a prediction: Okabe and Ito's yellow.
-REFERENCE_COLOR = (240, 228, 66)
 _FILL = 0.35
 
 
@@ -45,11 +35,6 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=-1))
 
 
-def class_color(index: int) -> tuple[int, int, int]:
-    """Return the color of class `index` (from 1); colors repeat after the sixth."""
-    return CLASS_COLORS[(index - 1) % len(CLASS_COLORS)]
-
-
 def contour(mask: np.ndarray, width: int = 1) -> np.ndarray:
     """Mark the pixels of a boolean `(H, W)` mask that lie within `width` pixels of its border."""
     inner = mask
@@ -65,7 +50,8 @@ def overlay(image: np.ndarray, label: np.ndarray, *, reference: np.ndarray | Non
     Args:
         image: `(H, W)` or `(H, W, C)`.
         label: `(H, W)` class indices, 0 is background.
-        reference: A second label map of the same size; its contours are drawn in yellow.
+        reference: A second label map of the same size; its contours are drawn in
+            `kanscan.drawing.colors.REFERENCE_COLOR`, with a dark edge on both sides.
 
     Returns:
         `(H, W, 3)` uint8.
@@ -90,8 +76,11 @@ def overlay(image: np.ndarray, label: np.ndarray, *, reference: np.ndarray | Non
         picture[mask] = (1 - _FILL) * picture[mask] + _FILL * color
         picture[contour(mask, width)] = color
     if reference is not None:
+        lines = np.zeros(reference.shape, bool)
         for index in np.unique(reference[reference > 0]):
-            picture[contour(reference == index, width)] = REFERENCE_COLOR
+            lines |= contour(reference == index, width)
+        picture[contour(~lines, max(1, width // 2))] = CASING_COLOR
+        picture[lines] = REFERENCE_COLOR
     return picture.round().astype(np.uint8)
 
 
@@ -144,7 +133,7 @@ def _fitted(picture: Image.Image, side: int) -> Image.Image:
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    text = " ".join(text.split())
+    text = " ".join(visible(text).split())
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}...") > width:

@@ -1,100 +1,111 @@
-"""A page of sections as one HTML file that needs nothing else."""
+"""Pages of one file each that need nothing else, filled from the templates beside this file.
+
+Whatever is put into a template is shown and never obeyed: markup is escaped, and what is not for the eye is written out
+(`kanscan.drawing.words.visible`). Only drawings of our own (`Markup`) go in as they are.
+"""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from functools import lru_cache
+from pathlib import Path
 
-from kanscan.drawing.style import SCRIPT, STYLE
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from kanscan.drawing.tables import markdown_table
+from kanscan.drawing.words import markdown_text, visible
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of plain text.
+
+    Attributes:
+        columns: Headings.
+        rows: Cells.
+        numeric: Indices of the columns to align at the right.
+        kind: For the style sheet: "" or "facts" (names and values).
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numeric: Collection[int] = ()
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing or a picture with what it shows.
+
+    Attributes:
+        drawing: An `<svg>`, or the address of a picture ("data:...").
+        caption: Plain text; it is read out in place of a picture too.
+        wide: As wide as the page.
+    """
+
+    drawing: Markup | str
+    caption: str
+    wide: bool = False
+
+
+#: Of a section, in order: sentences, tables, figures.
+Part = str | Table | Figure
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page.
-
-    Attributes:
-        title: Its heading.
-        parts: HTML of its figures, tables and paragraphs, in order.
-    """
+    """A part of a page: its heading and what stands below it."""
 
     title: str
-    parts: Sequence[str]
-
-
-def document(title: str, body: str) -> str:
-    """Frame the inside of a page: head, style sheet, script.
-
-    Args:
-        title: For the window, plain text.
-        body: HTML.
-    """
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n{body}\n"
-        f"</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
-    )
+    parts: Sequence[Part]
 
 
 def page(title: str, lead: str, sections: Iterable[Section]) -> str:
     """Draw a page.
 
     Args:
-        title: Heading, plain text.
-        lead: The sentence below it, plain text.
+        title: Heading.
+        lead: The sentence below it.
         sections: Its parts.
     """
-    body = "\n".join(f"<h2>{escape(section.title)}</h2>\n" + "\n".join(section.parts) for section in sections)
-    return document(title, f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(lead)}</p>\n{body}')
+    return render("page.html.j2", {"title": title, "lead": lead, "sections": list(sections)})
 
 
-def paragraph(text: str) -> str:
-    """Set a sentence or two, plain text."""
-    return f"<p>{escape(text)}</p>"
+def facts(pairs: Iterable[tuple[str, str]]) -> Table:
+    """Set names and values."""
+    return Table((), list(pairs), kind="facts")
 
 
-def figure(svg: str, caption: str) -> str:
-    """Set a drawing with what it shows.
-
-    Args:
-        svg: An SVG document; its XML head is dropped.
-        caption: Plain text.
-    """
-    drawing = svg[svg.index("<svg") :]
-    return f"<figure>{drawing}<figcaption>{escape(caption)}</figcaption></figure>"
+def render(template: str, content: Mapping[str, object]) -> str:
+    """Fill a template of this room: `*.html.j2` or `*.md.j2`."""
+    return _environment(template.endswith(".md.j2")).get_template(template).render(content)
 
 
-def picture(png: bytes, caption: str) -> str:
-    """Set a picture with what it shows.
+@lru_cache
+def _environment(is_markdown: bool) -> Environment:
+    def shown(value: object) -> object:
+        if not isinstance(value, str) or isinstance(value, Markup):
+            return value
+        return Markup(markdown_text(value)) if is_markdown else visible(value)
 
-    Args:
-        png: A PNG file.
-        caption: Plain text; it is read out in place of the picture too.
-    """
-    data = base64.b64encode(png).decode("ascii")
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="{escape(caption)}" style="max-width:100%;height:auto">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        finalize=shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
+    environment.globals["markdown_table"] = lambda *args: Markup(markdown_table(*args))
+    return environment
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[int] = ()) -> str:
-    """Set a table of plain text.
-
-    Args:
-        columns: Headings.
-        rows: Cells.
-        numeric: Indices of the columns to align at the right.
-    """
-
-    def cells(row: Sequence[str], tag: str) -> str:
-        return "".join(
-            f"<{tag}{' class=n' if index in numeric else ''}>{escape(cell)}</{tag}>" for index, cell in enumerate(row)
-        )
-
-    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    return (
-        f'<div class="scroll"><table><thead><tr>{cells(columns, "th")}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+def picture_address(data: bytes, kind: str = "png") -> str:
+    """Return a picture's bytes as the address of themselves."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -13,12 +13,13 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from kanscan.drawing.colors import CASING_COLOR, REFERENCE_COLOR, hexadecimal
 from kanscan.drawing.images import to_rgb
-from kanscan.explanation.planes import Plane, planes
+from kanscan.drawing.planes import Plane, planes
 from kanscan.explanation.receptive_field import ReceptiveField
 
 HEAT = "viridis"
-_REFERENCE, _MARK, _ALPHA = "#f0e442", "#d55e00", 0.6
+_MARK, _ALPHA = "#d55e00", 0.6
 #: Inches a panel is wide.
 _WIDTH = 2.3
 
@@ -121,7 +122,8 @@ def _draw(
     if label is not None:
         outlined = plane.cut(label) > 0
         if outlined.any() and not outlined.all():
-            axis.contour(outlined, levels=[0.5], colors=_REFERENCE, linewidths=1)
+            for color, width in ((CASING_COLOR, 2.4), (REFERENCE_COLOR, 1.2)):
+                axis.contour(outlined, levels=[0.5], colors=hexadecimal(color), linewidths=width)
 
 
 def _cross(axis: Axes, point: tuple[int, int]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -72,41 +72,6 @@ def dropping(model: nn.Module) -> Iterator[int]:
     finally:
         for m, training in zip(layers, before, strict=True):
             m.train(training)
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A reliability diagram over pixels.
-
-    Attributes:
-        confidence: `(bins,)` mean probability of the chosen class in each bin, NaN where a bin is empty.
-        accuracy: `(bins,)` share of those pixels where the chosen class is right.
-        count: `(bins,)` pixels in each bin.
-        error: Expected calibration error: mean distance of the two weighted by `count`, 0 to 1.
-    """
-
-    confidence: Tensor
-    accuracy: Tensor
-    count: Tensor
-    error: float
-
-
-def calibration(cases: Iterable[tuple[Tensor, Tensor]], bins: int = 15) -> Calibration:
-    """Compare probabilities with what turned out to be true.
-
-    Args:
-        cases: `(K, *S)` probabilities and `(*S)` labels of each case.
-        bins: Equal bins of the chosen class's probability.
-    """
-    count, sure, right = (torch.zeros(bins, dtype=torch.float64) for _ in range(3))
-    for probabilities, label in cases:
-        confidence, chosen = probabilities.double().max(0)
-        place = (confidence * bins).long().clamp(0, bins - 1).flatten()
-        count.scatter_add_(0, place, torch.ones_like(place, dtype=torch.float64))
-        sure.scatter_add_(0, place, confidence.flatten())
-        right.scatter_add_(0, place, (chosen == label).double().flatten())
-    gap = (sure - right).abs().sum() / count.sum().clamp_min(1)
-    return Calibration(sure / count, right / count, count, float(gap))
 
 
 def fit_temperature(cases: Sequence[tuple[Tensor, Tensor]], *, max_steps: int = 60) -> float:

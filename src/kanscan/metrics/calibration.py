@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +12,23 @@ from kanscan.metrics.scores import IGNORED
 
 #: Equal bins of the chosen class's probability.
 RELIABILITY_BINS = 15
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How sure and how right the pixels of all cases are, in equal bins of the chosen class's probability.
+
+    Attributes:
+        count: `(bins,)` pixels in each bin.
+        confidence: `(bins,)` their mean probability, NaN where a bin is empty.
+        accuracy: `(bins,)` share of them where the chosen class is right, NaN where a bin is empty.
+        error: Expected calibration error: mean distance of the two weighted by `count`, 0 to 1.
+    """
+
+    count: NDArray[np.float64]
+    confidence: NDArray[np.float64]
+    accuracy: NDArray[np.float64]
+    error: float
 
 
 def reliability_sums(probabilities: NDArray, label: NDArray, bins: int = RELIABILITY_BINS) -> NDArray[np.float64]:
@@ -45,3 +65,15 @@ def calibration_error(sums: NDArray[np.float64]) -> float:
     """
     count, sure, right = sums
     return float(np.abs(sure - right).sum() / max(count.sum(), 1))
+
+
+def reliability(sums: NDArray[np.float64]) -> Reliability:
+    """Turn sums, as `reliability_sums` gives them and added over cases, into what a diagram shows."""
+    count, sure, right = sums
+    there = np.where(count > 0, count, np.nan)
+    return Reliability(count, sure / there, right / there, calibration_error(sums))
+
+
+def reliability_of(cases: Iterable[tuple[NDArray, NDArray]], bins: int = RELIABILITY_BINS) -> Reliability:
+    """Find the reliability over cases of probabilities `(K, *S)` and labels `(*S)`."""
+    return reliability(sum((reliability_sums(p, label, bins) for p, label in cases), np.zeros((3, bins))))

@@ -2,59 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-#: What happens where a class is missing; printed with every report.
-EMPTY_RULE = (
-    "A class missing from both prediction and reference is not applicable: its Dice, IoU, sensitivity, "
-    "precision, HD95 and NSD are left out of every mean and the case is counted apart. "
-    "Missing from one of the two: Dice, IoU and NSD are 0 and HD95 is the image diagonal. "
-    "Any other ratio with a zero denominator is left out."
-)
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a column of a report is.
-
-    Attributes:
-        title: Heading.
-        better: Which way is better.
-        unit: "" for a ratio, "length" (mm, or pixels where there is no spacing), "size" (length to the power
-            of the number of dimensions).
-        definition: One sentence.
-    """
-
-    title: str
-    better: Literal["higher", "lower", "zero"]
-    unit: Literal["", "length", "size"]
-    definition: str
-
-
-METRICS: dict[str, Metric] = {
-    "dice": Metric("Dice", "higher", "", "2 TP / (2 TP + FP + FN); papers also say DSC or F1"),
-    "iou": Metric("IoU", "higher", "", "TP / (TP + FP + FN), the Jaccard index"),
-    "sensitivity": Metric("Sensitivity", "higher", "", "TP / (TP + FN), recall"),
-    "specificity": Metric("Specificity", "higher", "", "TN / (TN + FP)"),
-    "precision": Metric("Precision", "higher", "", "TP / (TP + FP)"),
-    "accuracy": Metric("Accuracy", "higher", "", "(TP + TN) / all"),
-    "hd95": Metric("HD95", "lower", "length", "the larger of the two directed 95th percentiles of boundary distances"),
-    "nsd": Metric(
-        "NSD",
-        "higher",
-        "",
-        "share of both boundaries within the tolerance of the other (surface Dice)",
-    ),
-    "size_error": Metric("Size error", "zero", "size", "predicted minus reference area (2D) or volume (3D)"),
-    "relative_size_error": Metric("Rel. size error", "zero", "", "size error divided by the reference size"),
-}
+from kanscan.metrics.catalogue import METRICS
+from kanscan.metrics.outcome import Counts, Outcome
 
 #: Class index of pixels that nobody labelled: they count nowhere, whatever is predicted there. Not 255, which is the
 #: foreground of many a mask.
@@ -96,76 +51,23 @@ def confusion_matrix(prediction: ArrayLike, label: ArrayLike, num_classes: int =
     return np.bincount(codes, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def overlap_scores(confusion: Confusion, index: int = 1) -> dict[str, float]:
-    """Compute the ratios of one class against all others; 0/0 is NaN.
+def counts_of(confusion: Confusion, index: int = 1) -> Counts:
+    """Count one class against all others.
 
     Args:
         confusion: As `confusion_matrix` gives it, of one case or summed over many.
         index: The class.
     """
     tp = int(confusion[index, index])
-    fn = int(confusion[index].sum()) - tp
-    fp = int(confusion[:, index].sum()) - tp
-    tn = int(confusion.sum()) - tp - fn - fp
-    return {
-        "dice": _ratio(2 * tp, 2 * tp + fp + fn),
-        "iou": _ratio(tp, tp + fp + fn),
-        "sensitivity": _ratio(tp, tp + fn),
-        "specificity": _ratio(tn, tn + fp),
-        "precision": _ratio(tp, tp + fp),
-        "accuracy": _ratio(tp + tn, tp + tn + fp + fn),
-    }
+    fn, fp = int(confusion[index].sum()) - tp, int(confusion[:, index].sum()) - tp
+    return Counts(tp, fp, fn, int(confusion.sum()) - tp - fn - fp)
 
 
-def _ratio(numerator: float, denominator: float) -> float:
-    return numerator / denominator if denominator else math.nan
-
-
-def boundary_scores(
-    prediction: NDArray[np.bool_],
-    label: NDArray[np.bool_],
-    *,
-    spacing: Sequence[float] | None = None,
-    tolerance: float = 2.0,
-) -> dict[str, float]:
-    """Compute HD95 and NSD of two masks, `EMPTY_RULE` applied.
-
-    The boundary of HD95 is the pixels that an erosion removes. NSD weighs boundary elements by their length
-    or area on the dual grid (marching squares and cubes).
-
-    Args:
-        prediction: `(H, W)` or `(D, H, W)`.
-        label: Reference of the same shape.
-        spacing: Size of a pixel along each axis; None: 1.
-        tolerance: Of NSD, in the unit of `spacing`.
-    """
-    if not prediction.any() and not label.any():
-        return {"hd95": math.nan, "nsd": math.nan}
-    steps = tuple(float(s) for s in spacing) if spacing is not None else (1.0,) * label.ndim
-    if not prediction.any() or not label.any():
-        diagonal = math.sqrt(sum((n * s) ** 2 for n, s in zip(label.shape, steps, strict=True)))
-        return {"hd95": diagonal, "nsd": 0.0}
-    inside = _around(prediction | label)
-    prediction, label = prediction[inside], label[inside]
-    import torch
-    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
-
-    masks = [torch.from_numpy(np.ascontiguousarray(m))[None, None] for m in (prediction, label)]
-    # MONAI warns of its own deprecated calls.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        hd95 = compute_hausdorff_distance(*masks, include_background=True, percentile=95, spacing=steps)
-        nsd = compute_surface_dice(*masks, [tolerance], include_background=True, spacing=steps, use_subvoxels=True)
-    return {"hd95": float(hd95), "nsd": float(nsd)}
-
-
-def _around(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Return the box of a mask and one pixel around it: beyond lies no boundary, and large volumes are mostly empty."""
-    box = []
-    for axis in range(mask.ndim):
-        places = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        box.append(slice(max(int(places[0]) - 1, 0), int(places[-1]) + 2))
-    return tuple(box)
+def overlap_scores(confusion: Confusion, index: int = 1) -> dict[str, float]:
+    """Compute the metrics that need counts alone, of one class against all others; 0/0 is NaN. As `counts_of`."""
+    counts = counts_of(confusion, index)
+    # Such a function asks an outcome for nothing but its counts.
+    return {m.name: m.function(counts) for m in METRICS.values() if m.needs == "counts"}  # type: ignore[arg-type]
 
 
 def case_scores(
@@ -187,7 +89,7 @@ def case_scores(
         tolerance: Of NSD: mm where `spacing_mm` is given, else pixels; one number, or one for each class index.
 
     Returns:
-        Class index -> every key of `METRICS`; NaN where `EMPTY_RULE` says not applicable.
+        Class index -> every key of `METRICS`; NaN where its rule for empty masks says not applicable.
 
     Raises:
         ValueError: Shapes or values do not fit.
@@ -197,24 +99,69 @@ def case_scores(
         >>> round(scores[1]["dice"], 3)
         0.8
     """
-    prediction, label = np.asarray(prediction), np.asarray(label)
-    confusion = confusion_matrix(prediction, label, num_classes)
-    if label.ndim not in (2, 3):
-        raise ValueError(f"a case has two or three axes, got shape {label.shape}")
-    if spacing_mm is not None and len(spacing_mm) != label.ndim:
-        raise ValueError(f"the spacing {tuple(spacing_mm)} does not fit the {label.ndim} axes of the reference")
-    pixel = math.prod(spacing_mm) if spacing_mm is not None else 1.0
-    if num_classes <= IGNORED and (label == IGNORED).any():
-        prediction, label = (np.where(label == IGNORED, 0, one) for one in (prediction, label))
-    scores: dict[int, dict[str, float]] = {}
-    for index in range(1, num_classes):
-        size, reference_size = int(confusion[:, index].sum()), int(confusion[index].sum())
-        allowed = tolerance[index] if isinstance(tolerance, Mapping) else tolerance
-        boundary = boundary_scores(prediction == index, label == index, spacing=spacing_mm, tolerance=allowed)
-        scores[index] = overlap_scores(confusion, index) | boundary
-        scores[index]["size_error"] = (size - reference_size) * pixel
-        scores[index]["relative_size_error"] = _ratio(size - reference_size, reference_size)
-    return scores
+    found = outcomes(prediction, label, num_classes, spacing_mm=spacing_mm, tolerance=tolerance)
+    return {index: {name: metric.score(one) for name, metric in METRICS.items()} for index, one in found.items()}
+
+
+def outcomes(
+    prediction: ArrayLike,
+    label: ArrayLike,
+    num_classes: int = 2,
+    *,
+    spacing_mm: Sequence[float] | None = None,
+    tolerance: float | Mapping[int, float] = 2.0,
+    confusion: Confusion | None = None,
+) -> dict[int, Outcome]:
+    """Gather what the metrics of each class are computed from; arguments as of `case_scores`.
+
+    Args:
+        prediction: See there.
+        label: See there.
+        num_classes: See there.
+        spacing_mm: See there.
+        tolerance: See there.
+        confusion: Of the two maps, where it is known already.
+    """
+    predicted, wanted = np.asarray(prediction), np.asarray(label)
+    confusion = confusion_matrix(predicted, wanted, num_classes) if confusion is None else confusion
+    if wanted.ndim not in (2, 3):
+        raise ValueError(f"a case has two or three axes, got shape {wanted.shape}")
+    if spacing_mm is not None and len(spacing_mm) != wanted.ndim:
+        raise ValueError(f"the spacing {tuple(spacing_mm)} does not fit the {wanted.ndim} axes of the reference")
+    spacing = tuple(float(s) for s in spacing_mm) if spacing_mm is not None else (1.0,) * wanted.ndim
+    if num_classes <= IGNORED and (ignored := wanted == IGNORED).any():
+        predicted, wanted = (np.where(ignored, 0, one) for one in (predicted, wanted))
+    boxes = _boxes(predicted, wanted, num_classes)
+    return {
+        index: Outcome(
+            **vars(counts_of(confusion, index)),
+            prediction=predicted[boxes[index]] == index,
+            reference=wanted[boxes[index]] == index,
+            spacing=spacing,
+            size=wanted.shape,
+            tolerance=tolerance[index] if isinstance(tolerance, Mapping) else tolerance,
+        )
+        for index in range(1, num_classes)
+    }
+
+
+def _boxes(prediction: NDArray, label: NDArray, num_classes: int) -> dict[int, tuple[slice, ...]]:
+    """Find the box that holds each class in both maps, in one pass over each; an empty one where there is none."""
+    from scipy.ndimage import find_objects
+
+    nothing = (slice(0, 0),) * label.ndim
+    pairs = zip(*(find_objects(_plain(one), num_classes - 1) for one in (prediction, label)), strict=True)
+    boxes = {}
+    for index, pair in enumerate(pairs, start=1):
+        found = [box for box in pair if box is not None]
+        joined = (slice(min(s.start for s in along), max(s.stop for s in along)) for along in zip(*found, strict=True))
+        boxes[index] = tuple(joined) if found else nothing
+    return boxes
+
+
+def _plain(label: NDArray) -> NDArray[np.integer]:
+    """Bring a label map to a type that scipy takes."""
+    return label if np.issubdtype(label.dtype, np.integer) and label.dtype.isnative else label.astype(np.int64)
 
 
 def missing_from(confusion: Confusion, index: int) -> Literal["", "both", "prediction", "reference"]:

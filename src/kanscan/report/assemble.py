@@ -143,7 +143,7 @@ def summary_rows(cases: Sequence[CaseScores], names: Sequence[str], samples: int
     for class_name in [*names, *([ALL_CLASSES] if len(names) > 1 else [])]:
         for metric, facts in METRICS.items():
             # The mean of two organs' sizes means nothing.
-            if class_name == ALL_CLASSES and facts.better == "zero":
+            if class_name == ALL_CLASSES and facts.direction == "zero":
                 continue
             found = summarize([case.value(metric, class_name) for case in cases], groups, samples=samples)
             if found is not None:

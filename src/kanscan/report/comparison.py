@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from kanscan.drawing.tables import csv_table, markdown_table, rich_notes, rich_table
+from kanscan.drawing.words import markdown_text
 from kanscan.metrics import METRICS, PairedDifference, Summary, adjust_p_values, paired_difference
 from kanscan.papers import Claim, load_paper, paper_names
 from kanscan.report.numerals import NONE, number, span, title
 from kanscan.report.printed import pooled_name
 from kanscan.report.schema import Report
 
+if TYPE_CHECKING:
+    from rich.console import Group
+
 #: Mean and the ends of its interval, where it has one.
 Score = tuple[float, float | None, float | None]
-#: Metrics of the table beside the one that is compared.
-SHOWN = ("dice", "iou", "hd95", "nsd")
 _PROTOCOLS = {"batch_pooled": ("iou", "f1"), "pixel_pooled": ("iou", "dice")}
 _PROTOCOL_WORDS = {"batch_pooled": "pooled by batch", "pixel_pooled": "pooled by pixel"}
 #: Keys of a recipe in which repeated runs may differ.
@@ -101,7 +102,7 @@ class Comparison:
         return ["", "Network", "Parameters", "Data", "Cases", *map(title, self._metrics()), *self._pooled_titles()]
 
     def _metrics(self) -> list[str]:
-        wanted = dict.fromkeys([*SHOWN, self.metric])
+        wanted = [name for name, metric in METRICS.items() if metric.headline or name == self.metric]
         return [metric for metric in wanted if any(metric in row.scores for row in self.rows)]
 
     def _pooled_keys(self) -> list[str]:
@@ -142,51 +143,42 @@ class Comparison:
 
     def markdown(self) -> str:
         """Write everything as Markdown."""
-        parts = [_markdown_table(self.columns, self.cells(), first_number=4)]
+        parts = [markdown_table(self.columns, self.cells(), range(4, len(self.columns)))]
         if self.paired:
-            head = f"{title(self.metric)}, case by case"
-            parts += [f"## {head}", _markdown_table(PAIRED_COLUMNS, self.paired_cells(), first_number=1, last=5)]
+            table = markdown_table(PAIRED_COLUMNS, self.paired_cells(), range(1, 5))
+            parts += [f"## {title(self.metric)}, case by case", table]
         if self.notes:
-            parts.append("\n".join(f"- {note}" for note in self.notes))
+            parts.append("\n".join(f"- {markdown_text(note)}" for note in self.notes))
         return "\n\n".join(parts) + "\n"
 
     def csv(self) -> str:
         """Write the table as CSV: plain numbers, a column each for mean, ends of the interval and deviation."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
         metrics, pooled = self._metrics(), self._pooled_keys()
         parts = [f"{metric}{part}" for metric in metrics for part in ("", "_low", "_high", "_sd")]
         facts = ["name", "kind", "model", "num_parameters", "data", "num_cases"]
-        writer.writerow([*facts, *parts, *(key.replace(" ", "_") for key in pooled)])
+        rows: list[list[str | float | None]] = []
         for row in self.rows:
-            line: list[Any] = [row.name, row.kind, row.model, row.num_parameters, row.data, row.num_cases]
+            line: list[str | float | None] = [row.name, row.kind, row.model, row.num_parameters, row.data]
+            line.append(row.num_cases)
             for metric in metrics:
                 line += [*row.scores.get(metric, (None, None, None)), row.spread.get(metric)]
-            writer.writerow(["" if v is None else v for v in [*line, *(row.pooled.get(key) for key in pooled)]])
-        return text.getvalue()
+            rows.append([*line, *(row.pooled.get(key) for key in pooled)])
+        return csv_table([*facts, *parts, *(key.replace(" ", "_") for key in pooled)], rows)
 
-    def __rich__(self) -> Any:
+    def __rich__(self) -> Group:
         """Draw both tables for a terminal."""
-        from rich import box
         from rich.console import Group
-        from rich.markup import escape
-        from rich.table import Table
 
-        tables = [("Comparison", self.columns, self.cells(), 4)]
+        tables = [rich_table("Comparison", self.columns, _narrow(self.cells()), [2, *range(4, len(self.columns))])]
         if self.paired:
-            tables.append((f"{title(self.metric)}, case by case", list(PAIRED_COLUMNS), self.paired_cells(), 1))
-        drawn: list[Any] = []
-        for name, columns, rows, first_number in tables:
-            table = Table(title=name, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-            for index, column in enumerate(columns):
-                right = index == 2 or index >= first_number
-                words = column == PAIRED_COLUMNS[-1]
-                table.add_column(column, justify="right" if right and not words else "left", overflow="fold")
-            for row in rows:
-                # Intervals on a line of their own keep the table narrow.
-                table.add_row(*(escape(cell.replace(" (", "\n(")) for cell in row))
-            drawn.append(table)
-        return Group(*drawn, *(escape(f"note: {note}") for note in self.notes))
+            heading = f"{title(self.metric)}, case by case"
+            tables.append(rich_table(heading, PAIRED_COLUMNS, _narrow(self.paired_cells()), range(1, 5)))
+        return Group(*tables, *rich_notes(f"note: {note}" for note in self.notes))
+
+
+def _narrow(rows: list[list[str]]) -> list[list[str]]:
+    """Put intervals on a line of their own."""
+    return [[cell.replace(" (", "\n(") for cell in row] for row in rows]
 
 
 PAIRED_COLUMNS = ("Difference", "Cases", "Mean", "95 % CI", "Adjusted p", "In words")
@@ -372,17 +364,11 @@ def _verdict(difference: Summary, p_value: float | None, metric: str) -> str:
         return "too few groups to tell"
     if difference.low <= 0 <= difference.high:
         return "no evidence of a difference"
-    better = METRICS[metric].better
-    if better == "zero":
+    direction = METRICS[metric].direction
+    if direction == "zero":
         word = "larger" if difference.mean > 0 else "smaller"
     else:
-        word = "better" if (difference.mean > 0) == (better == "higher") else "worse"
+        word = "better" if (difference.mean > 0) == (direction == "higher") else "worse"
     if p_value is None:
         return f"{word} by the interval, too few groups for a test"
     return word if p_value < 0.05 else f"perhaps {word}: the interval says so, the test does not"
-
-
-def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], first_number: int, last: int = 99) -> str:
-    rules = ["---:" if first_number <= index < last else "---" for index in range(len(columns))]
-    lines = [columns, rules, *([cell.replace("|", r"\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanscan.drawing.images import contact_sheet, png_bytes
-from kanscan.drawing.pages import Section, page, paragraph, picture, table
+from kanscan.drawing.pages import Figure, Part, Section, Table, facts, page, picture_address
 from kanscan.metrics.features import FeatureNet
 from kanscan.metrics.generation import SPLITS, frechet_distance, inception_score, nearest_neighbors
 
@@ -152,42 +152,42 @@ def generation_page(
         scores: How they compare with real pictures.
         neighbors: PNG of samples beside their nearest neighbors.
     """
-    sections = [Section("Samples", [picture(sheet, "Samples in the order of their numbers; none was left out.")])]
+    sections = [Section("Samples", [_picture(sheet, "Samples in the order of their numbers; none was left out.")])]
     if strip is not None:
         caption = "The first samples on their way: pure noise at the left, the result at the right."
-        sections.append(Section("From noise to picture", [picture(strip, caption)]))
+        sections.append(Section("From noise to picture", [_picture(strip, caption)]))
     if scores is not None:
         sections += [Section("Distance from real pictures", _distances(scores)), _copies(scores, neighbors)]
-    sections.append(Section("How they were made", [table(["", ""], [[k, v] for k, v in made.items()])]))
+    sections.append(Section("How they were made", [facts(made.items())]))
     return page(title, lead, sections)
 
 
-def _distances(scores: GenerationScores) -> Sequence[str]:
+def _picture(png: bytes, caption: str) -> Figure:
+    return Figure(picture_address(png), caption)
+
+
+def _distances(scores: GenerationScores) -> list[Part]:
     rows = [[d.one, d.other, str(d.num_one), str(d.num_other), f"{d.value:.4g}"] for d in scores.distances]
-    parts = [
-        paragraph(f"Features: {scores.features}."),
-        table(["", "compared with", "pictures", "with", "Fréchet distance (FID)"], rows, numeric=(2, 3, 4)),
-    ]
+    columns = ["", "compared with", "pictures", "with", "Fréchet distance (FID)"]
+    parts: list[Part] = [f"Features: {scores.features}.", Table(columns, rows, numeric=(2, 3, 4))]
     if len(scores.distances) > 2:
-        parts.append(paragraph("The last row is the distance of real pictures from real pictures: what is attainable."))
+        parts.append("The last row is the distance of real pictures from real pictures: what is attainable.")
     if scores.inception is not None:
         mean, deviation = scores.inception
-        parts.append(paragraph(f"Inception score over {SPLITS} parts: {mean:.3f} ± {deviation:.3f}."))
-    return [*parts, *(paragraph(f"Note: {text}.") for text in scores.notes)]
+        parts.append(f"Inception score over {SPLITS} parts: {mean:.3f} ± {deviation:.3f}.")
+    return [*parts, *(f"Note: {text}." for text in scores.notes)]
 
 
 def _copies(scores: GenerationScores, neighbors: bytes | None) -> Section:
     count = len(scores.nearest)
-    parts = [
-        paragraph(
-            f"Half of the samples are closer than {scores.sample_distance:.1f} grey levels (root mean square) to a "
-            f"picture learned from; of {scores.held_out} half are closer than {scores.held_out_distance:.1f}. "
-            f"{scores.num_copies} of {count} samples are closer than the closest percent of those, which is what "
-            "copies would be."
-        )
+    parts: list[Part] = [
+        f"Half of the samples are closer than {scores.sample_distance:.1f} grey levels (root mean square) to a "
+        f"picture learned from; of {scores.held_out} half are closer than {scores.held_out_distance:.1f}. "
+        f"{scores.num_copies} of {count} samples are closer than the closest percent of those, which is what "
+        "copies would be."
     ]
     if neighbors is not None:
-        parts.append(picture(neighbors, "Each sample beside the picture learned from that is nearest to it."))
+        parts.append(_picture(neighbors, "Each sample beside the picture learned from that is nearest to it."))
     return Section("Does it copy?", parts)
 
 

@@ -53,5 +53,5 @@ def unit_of(metric: str, unit: str, num_axes: int = 2) -> str:
 def heading(metric: str, unit: str, num_axes: int = 2) -> str:
     """Return a metric's title with its unit and which way is better; arguments as in `unit_of`."""
     suffix = unit_of(metric, unit, num_axes)
-    arrow = {"higher": "↑", "lower": "↓", "zero": "→ 0"}[METRICS[metric].better]
+    arrow = {"higher": "↑", "lower": "↓", "zero": "→ 0"}[METRICS[metric].direction]
     return f"{title(metric)}{f' ({suffix})' if suffix else ''} {arrow}"

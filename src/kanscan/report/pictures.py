@@ -14,8 +14,8 @@ from kanscan.drawing.images import overlay, to_rgb
 from kanscan.report.schema import CaseScores
 
 Kind = Literal["best", "median", "worst"]
-#: Largest (width, height) of a panel in pixels.
-PANEL_SIZE = (340, 260)
+#: Width of the panels of a case together and their greatest height, in pixels: as wide as a page.
+SHEET_SIZE = (1280, 720)
 _GAP = 8
 #: Ground where there is no image to draw on.
 _BLANK = 70
@@ -58,7 +58,8 @@ def draw_case(image: NDArray | None, prediction: NDArray[np.uint8], reference: N
         `(h, w, 4)` uint8, the panels beside one another; the gaps are transparent, so they suit any page.
     """
     height, width = reference.shape
-    scale = min(PANEL_SIZE[0] / width, PANEL_SIZE[1] / height)
+    count = 2 if image is None else 3
+    scale = min(((SHEET_SIZE[0] + _GAP) / count - _GAP) / width, SHEET_SIZE[1] / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     ground = np.full((height, width), _BLANK, np.uint8) if image is None else to_rgb(image)
     # Labels are drawn after the change of size, so that outlines stay as thin as they are meant to be.

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
+from kanscan.drawing.tables import rich_notes, rich_table
 from kanscan.files import read_json
-from kanscan.metrics import EMPTY_RULE, METRICS
+from kanscan.metrics import METRICS, empty_rule_text
 from kanscan.report.numerals import heading, number, span
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 #: Row of a summary that averages the foreground classes of each case.
 ALL_CLASSES = "mean of classes"
-#: Metrics that stand at the top of a report.
-HEADLINE_METRICS = ("dice", "iou", "hd95", "nsd")
 #: Heads of `Report.summary_cells`.
 SUMMARY_COLUMNS = ("Class", "Score", "Mean", "95 % CI", "SD", "Median", "Cases")
 #: Raised when the layout changes so that older readers would misread it.
@@ -99,7 +101,8 @@ class Picture(_Part):
     kind: Literal["best", "median", "worst"]
     case: str
     score: float
-    file: str
+    #: Never outside of the report's folder, whoever sent it.
+    file: str = Field(pattern=r"^pictures/[A-Za-z0-9._-]+$")
 
 
 class Reliability(_Part):
@@ -169,7 +172,7 @@ class Report(_Part):
     nsd_tolerance: float
     #: Class -> its own tolerance, where classes have different ones.
     nsd_tolerances: dict[str, float] = Field(default_factory=dict)
-    empty_rule: str = EMPTY_RULE
+    empty_rule: str = Field(default_factory=empty_rule_text)
     #: Foreground classes.
     class_names: list[str]
     num_cases: int
@@ -264,9 +267,9 @@ class Report(_Part):
         """Rows of the summary by class: the mean of the classes first, where there are several."""
         return [*([ALL_CLASSES] if len(self.class_names) > 1 else []), *self.class_names]
 
-    def summary_cells(self, metrics: Iterable[str] = tuple(METRICS)) -> list[tuple[str, ...]]:
-        """Write the summary as text, under `SUMMARY_COLUMNS`."""
-        wanted = tuple(metrics)
+    def summary_cells(self, metrics: Iterable[str] | None = None) -> list[tuple[str, ...]]:
+        """Write the summary as text, under `SUMMARY_COLUMNS`; None: of all metrics."""
+        wanted = tuple(METRICS if metrics is None else metrics)
         return [
             (
                 name,
@@ -282,20 +285,13 @@ class Report(_Part):
             if (row := self.row(metric, name)) is not None
         ]
 
-    def __rich__(self) -> Any:
+    def __rich__(self) -> Group:
         """Draw the headline scores, what to know before quoting them, and where the report lies."""
-        from rich import box
         from rich.console import Group
-        from rich.markup import escape
-        from rich.table import Table
 
-        title = f"{escape(self.provenance.title)}\n[not bold]{escape(self.about)}[/]"
-        table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-        for index, column in enumerate(SUMMARY_COLUMNS):
-            table.add_column(column, justify="right" if index >= 2 else "left")
-        for row in self.summary_cells(HEADLINE_METRICS):
-            table.add_row(*map(escape, row))
-        notes = [escape(f"note: {text}") for text in self.provenance.caveats]
+        rows = self.summary_cells(name for name, metric in METRICS.items() if metric.headline)
+        notes = [f"note: {text}" for text in self.provenance.caveats]
         if self.folder is not None:
-            notes.append(escape(f"report: {self.folder / 'report.html'}"))
-        return Group(table, *notes)
+            notes.append(f"report: {self.folder / 'report.html'}")
+        table = rich_table(self.provenance.title, SUMMARY_COLUMNS, rows, range(2, 7), about=self.about)
+        return Group(table, *rich_notes(notes))

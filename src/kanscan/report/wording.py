@@ -5,10 +5,13 @@ from __future__ import annotations
 from kanscan.report.numerals import NONE, number, title
 from kanscan.report.schema import LegacyFigure, PrintedFigure, Report
 
-#: Metrics shown for each case.
-CASE_METRICS = ("dice", "iou", "sensitivity", "specificity", "hd95", "nsd")
 #: Titles of the legacy protocols.
 PROTOCOLS = {"batch_pooled": "pooled over batches of 8", "pixel_pooled": "pooled over all pixels"}
+
+
+def sentence(text: str) -> str:
+    """Begin with a capital and end with a stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def method_sentences(report: Report) -> list[str]:

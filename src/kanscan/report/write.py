@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanscan.drawing.images import save_png
+from kanscan.drawing.tables import csv_table
 from kanscan.files import write_json, write_text
 from kanscan.metrics import METRICS
 from kanscan.report.html import html
@@ -71,24 +70,16 @@ def draw_again(folder: str | Path) -> Report:
 
 def cases_csv(report: Report) -> str:
     """Write a row a case and class; empty where a score is not applicable."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["case", "group", "class", "size", "reference_pixels", "missing_from", *METRICS])
+    columns = ["case", "group", "class", "size", "reference_pixels", "missing_from", *METRICS]
+    rows: list[list[str | float | None]] = []
     for case in report.cases:
         for name in report.class_names:
             scores = [case.scores[name].get(metric) for metric in METRICS]
-            writer.writerow(
-                [
-                    case.id,
-                    case.group or "",
-                    name,
-                    "x".join(map(str, case.size)),
-                    case.reference_pixels[name],
-                    case.missing[name],
-                    *("" if score is None else f"{score:.6g}" for score in scores),
-                ]
-            )
-    return text.getvalue()
+            rounded = [None if score is None else float(f"{score:.6g}") for score in scores]
+            size = "x".join(map(str, case.size))
+            facts = [case.id, case.group, name, size, case.reference_pixels[name], case.missing[name]]
+            rows.append([*facts, *rounded])
+    return csv_table(columns, rows)
 
 
 def _plain(name: str) -> str:

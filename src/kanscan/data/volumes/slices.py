@@ -6,9 +6,9 @@ import numpy as np
 
 from kanscan.data.volume import Volume
 from kanscan.data.volumes.grid import Arrangement
+from kanscan.drawing.planes import PLANES, planes
 
-#: The plane that is shown -> the axis (of D, H, W) it lies across.
-PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
+__all__ = ["PLANES", "shown_slice"]
 
 
 def shown_slice(
@@ -34,17 +34,10 @@ def shown_slice(
         across = tuple(a for a in range(3) if a != axis)
         if maps and maps[0].any():
             index = int((maps[0] > 0).sum(axis=across).argmax())
-    spacing = [s for a, s in enumerate(arrangement.spacing(volume.spacing_mm)) if a != axis]
+    spacing = arrangement.spacing(volume.spacing_mm)
+    through = [index if a == axis else 0 for a in range(3)]
+    shown = planes(image.shape, spacing, through)[axis]
     low, high = np.percentile(image, (0.5, 99.5))
-    cut = np.take(image, index, axis=axis).astype(np.float32)
+    cut = shown.square(image, spacing).astype(np.float32)
     grey = (np.clip((cut - low) / max(float(high - low), 1e-12), 0, 1) * 255).astype(np.uint8)
-    return _upright(grey, spacing), [_upright(np.take(one, index, axis=axis), spacing) for one in maps], index
-
-
-def _upright(cut: np.ndarray, spacing: list[float]) -> np.ndarray:
-    # Rows run to the back or feet and columns to the patient's left (or back): flipped against D, H, W.
-    cut = cut[::-1, ::-1]
-    finest = min(spacing)
-    rows, columns = (max(1, round(n * s / finest)) for n, s in zip(cut.shape, spacing, strict=True))
-    pick = np.arange(rows) * cut.shape[0] // rows, np.arange(columns) * cut.shape[1] // columns
-    return np.ascontiguousarray(cut[pick[0][:, None], pick[1][None, :]])
+    return grey, [shown.square(one, spacing) for one in maps], index

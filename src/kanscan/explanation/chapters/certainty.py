@@ -12,10 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kanscan.explanation import sheets
+from kanscan.drawing.charts import reliability_diagram
+from kanscan.drawing.colors import REFERENCE_WORDS
 from kanscan.explanation.chapters.base import Chapter, Sample
 from kanscan.explanation.panels import Row, map_figure
-from kanscan.explanation.uncertainty import Calibration, Uncertainty, calibration, dropping, fit_temperature, summarize
+from kanscan.explanation.uncertainty import Uncertainty, dropping, fit_temperature, summarize
+from kanscan.metrics.calibration import Reliability, reliability_of
 from kanscan.metrics.logits import probabilities as class_probabilities
 
 Probabilities = Callable[[nn.Module, Tensor], Tensor]
@@ -65,14 +67,15 @@ def uncertainty(
             }
         label = sample.outline
         means.append({name: _means(found, sample) for name, found in kinds.items()})
-        yellow = "the label" if label is not None else "nothing"
+        elsewhere = "the label" if label is not None else "nothing"
         figures.append(
             (
                 f"uncertainty-{sample.id}",
                 map_figure(sample.image, rows, label, bar="value, 0 is sure", spacing_mm=sample.spacing_mm),
                 f"{sample.id}: one image. In brackets how many predictions are joined. Entropy of their mean (1 is no "
                 "idea), the part of it that comes from disagreement, and the share that choose another class than "
-                f"most. Yellow: in the first column the choice of the mean, elsewhere {yellow}.",
+                f"most. Outlined in {REFERENCE_WORDS}: in the first column the choice of the mean, elsewhere "
+                f"{elsewhere}.",
             )
         )
     table = [
@@ -154,8 +157,8 @@ class Calibrated:
     """
 
     temperature: float
-    before: Calibration
-    after: Calibration
+    before: Reliability
+    after: Reliability
 
 
 def calibrating(
@@ -173,12 +176,13 @@ def calibrating(
     """
     temperature = fit_temperature(fitted_on)
 
-    def judged(scale: float) -> Calibration:
-        return calibration((class_probabilities(logits / scale, axis=0), label) for logits, label in judged_on)
+    def judged(scale: float) -> Reliability:
+        scaled = ((class_probabilities(logits / scale, axis=0), label) for logits, label in judged_on)
+        return reliability_of((p.numpy(), label.numpy()) for p, label in scaled)
 
     found = Calibrated(temperature, judged(1.0), judged(temperature))
     said = "too sure of itself" if temperature > 1.02 else "too unsure" if temperature < 0.98 else "well scaled"
-    figure = sheets.reliability_figure(found.before, found.after, what)
+    figure = reliability_diagram({"as trained": found.before, "with temperature": found.after}, what)
     chapter = Chapter(
         "calibration",
         "Calibration",
@@ -198,11 +202,11 @@ def calibrating(
         ],
         (),
         {
-            "confidence": found.before.confidence.numpy(),
-            "accuracy": found.before.accuracy.numpy(),
-            "count": found.before.count.numpy(),
-            "accuracy_with_temperature": found.after.accuracy.numpy(),
-            "confidence_with_temperature": found.after.confidence.numpy(),
+            "confidence": found.before.confidence,
+            "accuracy": found.before.accuracy,
+            "count": found.before.count,
+            "accuracy_with_temperature": found.after.accuracy,
+            "confidence_with_temperature": found.after.confidence,
         },
     )
     return chapter, found

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kanscan.drawing.colors import REFERENCE_WORDS
 from kanscan.explanation.activation import activation_map, default_layer, grad_cam, plausibility
 from kanscan.explanation.chapters.base import Chapter, Sample, batches, of_one_size
 from kanscan.explanation.panels import Row, map_figure, receptive_field_figure
@@ -88,7 +89,8 @@ def _drawn(
         Row("random weights", _panels(random), "prediction (trained)", chosen),
     ]
     drawing = map_figure(sample.image, rows, label, bar="each map 0..1 by itself", spacing_mm=sample.spacing_mm)
-    outline = "Yellow: outline of the label, in" if label is not None else "Yellow in"
+    green = REFERENCE_WORDS[0].upper() + REFERENCE_WORDS[1:]
+    outline = f"{green}: outline of the label, in" if label is not None else f"{green} in"
     caption = (
         f"{sample.id}: one image, nothing averaged; layer {layer}. {outline} the panel called prediction that of what "
         "the trained network labels."

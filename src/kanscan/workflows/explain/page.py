@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
-from kanscan.drawing.pages import Section, figure, page, paragraph, table
+from kanscan.drawing.charts import inlined, svg_text
+from kanscan.drawing.pages import Figure, Part, Section, Table, page
 from kanscan.explanation.chapters import Chapter
 from kanscan.files import atomic, write_text
 
@@ -34,7 +33,7 @@ def write_page(folder: Path, lead: str, chapters: Sequence[Chapter], left_out: d
         _clear(folder)
     sections = [_section(folder, chapter) for chapter in chapters]
     if left_out:
-        missing = [paragraph(f"{name.replace('_', ' ')}: {why}.") for name, why in left_out.items()]
+        missing = [f"{name.replace('_', ' ')}: {why}." for name, why in left_out.items()]
         sections.append(Section("Left out", missing))
     return write_text(folder / "index.html", page("What the network learned", lead, sections))
 
@@ -47,21 +46,16 @@ def _clear(folder: Path) -> None:
 
 
 def _section(folder: Path, chapter: Chapter) -> Section:
-    parts = [paragraph(text) for text in chapter.sentences]
-    parts += [table(columns, rows, numeric) for columns, rows, numeric in chapter.tables]
+    parts: list[Part] = [*chapter.sentences, *(Table(*table) for table in chapter.tables)]
     for name, drawing, caption in chapter.figures:
         stem = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-        buffer = io.StringIO()
-        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": f"kanscan-{stem}"}):
-            drawing.savefig(buffer, format="svg", metadata={"Date": None}, transparent=False)
-        write_text(folder / f"{stem}.svg", buffer.getvalue())
+        text = svg_text(drawing, f"kanscan-{stem}")
+        write_text(folder / f"{stem}.svg", text)
         # The panels have found their places; finding them again takes as long as drawing.
         drawing.set_layout_engine("none")
         with atomic(folder / f"{stem}.png") as path:
             drawing.savefig(path, format="png", dpi=150)
-        # On a narrow page a drawing shrinks with it.
-        shrinking = buffer.getvalue().replace("<svg ", '<svg role="img" style="max-width:100%;height:auto" ', 1)
-        parts.append(figure(shrinking, caption))
+        parts.append(Figure(inlined(text, f"{chapter.title}: {name}"), caption))
     if chapter.arrays:
         with atomic(folder / f"{chapter.key}.npz") as path, path.open("wb") as file:
             np.savez_compressed(file, **dict(chapter.arrays))  # type: ignore[arg-type]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-#: Planes of a volume by the axis (of D, H, W) they lie across.
-PLANES = ("axial", "coronal", "sagittal")
+Number = TypeVar("Number", bound=np.generic)
+
+#: The planes of a volume -> the axis (of D, H, W) they lie across.
+PLANES = {"axial": 0, "coronal": 1, "sagittal": 2}
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Plane:
     aspect: float
     flipped: bool = True
 
-    def cut(self, array: NDArray[Any]) -> NDArray[Any]:
+    def cut(self, array: NDArray[Number]) -> NDArray[Number]:
         """Take the plane out of `(H, W)`, `(H, W, C)` or `(D, H, W)`."""
         flat = array if self.axis is None else np.take(array, self.index, axis=self.axis)
         # D, H, W run to the head, the front and the left.
@@ -43,6 +45,20 @@ class Plane:
         """Return row and column of a place of the volume."""
         row, column = (n for axis, n in enumerate(place) if axis != self.axis)
         return (self.size[0] - 1 - row, self.size[1] - 1 - column) if self.flipped else (row, column)
+
+    def square(self, array: NDArray[Number], spacing: Sequence[float]) -> NDArray[Number]:
+        """Take the plane and repeat its rows or columns until pixels are square.
+
+        Args:
+            array: As for `cut`.
+            spacing: Along the axes of `array`.
+        """
+        cut = self.cut(array)
+        along = [step for axis, step in enumerate(spacing) if axis != self.axis]
+        finest = min(along)
+        wanted = [max(1, round(n * step / finest)) for n, step in zip(cut.shape, along, strict=False)]
+        rows, columns = (np.arange(count) * n // count for n, count in zip(cut.shape, wanted, strict=False))
+        return np.ascontiguousarray(cut[rows[:, None], columns[None, :]])
 
     @property
     def title(self) -> str:
@@ -66,7 +82,7 @@ def planes(
     spacing = [1.0] * 3 if spacing_mm is None else spacing_mm
     through = [n // 2 for n in size] if through is None else through
     found = []
-    for axis, name in enumerate(PLANES):
+    for name, axis in PLANES.items():
         row, column = (a for a in range(3) if a != axis)
         found.append(Plane(name, axis, through[axis], (size[row], size[column]), spacing[row] / spacing[column]))
     return found
