@@ -117,7 +117,7 @@ def test_opcheck(scaler: bool) -> None:
     setting = (5, 3, -1.0, 1.0, torch.float32)
     torch.library.opcheck(torch.ops.kanscan.kan_linear_triton.default, (*tensors, *setting))
     plain = [None if t is None else t.detach() for t in tensors]
-    backward = (torch.randn(7, 3).to(DEVICE), *plain, *setting, True, False)
+    backward = (torch.randn(7, 3).to(DEVICE), *plain, *setting, [True, *[False] * 3])
     torch.library.opcheck(torch.ops.kanscan.kan_linear_triton_backward.default, backward)
 
 

@@ -136,8 +136,9 @@ def test_directions_read_their_pixels_in_place(shared: bool) -> None:
     wide = {key: t.double().requires_grad_() for key, t in given.items()}
     expected = run(wide, directional_scan(**wide, order=order, delta_softplus=True, backend="torch"))
     ours = {key: t.to(DEVICE).requires_grad_() for key, t in given.items()}
-    tensors = [ours[key] for key in ("u", "delta", "A", "B", "C", "D", "delta_bias")]
-    compare(run(ours, triton.scan_groups(*tensors, None, order.to(DEVICE), delta_softplus=True)[0]), expected)
+    *tensors, bias = (ours[key] for key in ("u", "delta", "A", "B", "C", "D", "delta_bias"))
+    y, _ = triton.scan_groups(*tensors, None, bias, None, order.to(DEVICE), delta_softplus=True)
+    compare(run(ours, y), expected)
     compare(
         run(ours, directional_scan(**ours, order=order.to(DEVICE), delta_softplus=True, backend="triton")), expected
     )
@@ -152,8 +153,8 @@ def test_directions_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     u, delta, B = (torch.randn(1, 4, n, 15).to(DEVICE) for n in (channels, channels, states))
     A = -torch.rand(4 * channels, states).to(DEVICE)
     seen: list[tuple[int, ...]] = []
-    forward = triton._forward
-    monkeypatch.setattr(triton, "_forward", lambda *a: (seen.append(tuple(a[9].shape)), forward(*a))[1])
+    forward = triton._SCAN.forward
+    monkeypatch.setattr(triton._SCAN, "forward", lambda *a: (seen.append(tuple(a[9].shape)), forward(*a))[1])
     y = directional_scan(u, delta, A, B, B, order, delta_softplus=True, backend="triton")
     assert seen == [(4, 15)]
     wide = [t.cpu().double() for t in (u, delta, A, B, B)]
@@ -180,8 +181,8 @@ def test_opcheck(ordered: bool) -> None:
     plain = [t.detach() for t in given.values()]
     y, last, kept = op(*plain, order, True, False, 16, True)
     backward = torch.ops.kanscan.selective_scan_triton_backward.default
-    setting = (order, True, False, 16, kept)
-    torch.library.opcheck(backward, (torch.randn_like(y), torch.randn_like(last), *plain[:8], *setting))
+    setting = (order, kept, True, False, 16, True, [*[True] * 9, False])
+    torch.library.opcheck(backward, (torch.randn_like(y), torch.randn_like(last), *plain, *setting))
 
 
 def test_what_the_kernel_cannot_do() -> None:

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kanscan.layers.spline import Bases, SplineLayer
 from kanscan.ops.bspline import Grid, check_grid
-from kanscan.ops.dispatch import without_autocast
+from kanscan.ops.dispatch import transformed, without_autocast
 
 #: Numbers a block of bases may hold: some ten temporaries of this size live at once.
 BLOCK_NUMBERS = 2**21
@@ -142,7 +142,7 @@ class AsCodedKANLinear(SplineLayer):
         nn.init.kaiming_uniform_(self.base_weight, a=math.sqrt(5))
         nn.init.kaiming_uniform_(self.spline_scaler, a=math.sqrt(5))
         points = self.grid.inner(self.knots())
-        noise = torch.rand(len(points), self.in_features, self.out_features) - 0.5
+        noise = torch.rand(len(points), self.in_features, self.out_features, dtype=points.dtype) - 0.5
         noise *= self.noise_scale / self.grid.grid_size
         inverse = torch.linalg.pinv(_basis(points, self.knots(), self.grid.spline_order))
         self.spline_weight.copy_(torch.tensordot(inverse, noise, dims=1).permute(2, 1, 0))
@@ -167,7 +167,7 @@ class AsCodedKANLinear(SplineLayer):
 
     def _block(self, rows: Tensor) -> Tensor:
         # The backward pass forms the bases again: keeping the recursion's steps costs some fifty numbers an input.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling() and not transformed():
             result = checkpoint(self._apply_rows, rows, use_reentrant=False, preserve_rng_state=False)
             assert isinstance(result, Tensor)
             return result
@@ -175,10 +175,11 @@ class AsCodedKANLinear(SplineLayer):
 
     def _apply_rows(self, rows: Tensor) -> Tensor:
         basis = _basis(rows, self.knots(rows.device).to(rows.dtype), self.grid.spline_order)
-        weight = self.scaled_spline_weight()
+        base, weight = (t.to(rows.dtype) for t in (self.base_weight, self.scaled_spline_weight()))
         # Values in the hundreds cancel in this sum; half precision would leave little of it.
         with without_autocast(rows):
-            return F.linear(F.silu(rows), self.base_weight) + F.linear(basis.flatten(1), weight.flatten(1))
+            y = F.linear(F.silu(rows), base) + F.linear(basis.flatten(1), weight.flatten(1))
+        return y.to(self.base_weight.dtype)
 
     def released_buffers(self) -> dict[str, Tensor]:
         """Give what the released layer stores beside its weights: the knots, one row for each input."""

@@ -63,7 +63,7 @@ class KANLinear(SplineLayer):
         """Draw fresh weights: uniform base and scaler of bound 1/sqrt(in), splines fitted to noise on the grid."""
         nn.init.kaiming_uniform_(self.base_weight, a=math.sqrt(5))
         points = self.grid.inner(self.knots())
-        noise = torch.rand(len(points), self.in_features, self.out_features) - 0.5
+        noise = torch.rand(len(points), self.in_features, self.out_features, dtype=points.dtype) - 0.5
         fitted = self.fit(points, noise * (self.noise_scale / self.grid.grid_size))
         self.spline_weight.copy_(fitted)
         if self.spline_scaler is not None:

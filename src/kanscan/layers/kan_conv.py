@@ -323,5 +323,5 @@ def check_groups(in_channels: int, out_channels: int, groups: int) -> None:
 def _noise(grid: Grid, curves: int, scale: float) -> Tensor:
     """Return coefficients (curves, bases) of splines through uniform noise at the inner knots."""
     points = grid.inner(knots(*grid, dtype=torch.float32))
-    noise = (torch.rand(len(points), curves) - 0.5) * (scale / grid.grid_size)
+    noise = (torch.rand(len(points), curves, dtype=points.dtype) - 0.5) * (scale / grid.grid_size)
     return fit_coefficients(points, noise, **grid._asdict()).mT.contiguous()

@@ -261,6 +261,8 @@ class ResidualDecoder(nn.Module):
             # A placeholder keeps the numbers of the heads, and so their names, in both cases.
             self.heads.append(convolution(width, out_channels, (1,) * plan.spatial_dims) if has_head else nn.Identity())
         self.deep_supervision = deep_supervision
+        #: Pattern of the parameters that only the logits of coarser levels come from.
+        self.coarser_heads = rf"heads\.(?!{finest}\.)"
 
     def forward(self, maps: Sequence[Tensor], *, all_scales: bool = False) -> list[Tensor]:
         """Return logits, full resolution first.

@@ -37,6 +37,12 @@ class Network(nn.Module, ABC):
     #: Patterns of parameters that the released network stores and never uses; they get no gradient.
     unused_parameters: ClassVar[Sequence[str]] = ()
 
+    #: Patterns of the parameters of heads that `side_outputs` alone uses.
+    side_parameters: Sequence[str] = ()
+
+    #: Whether a batch without images gives one without logits; else it is refused.
+    takes_no_images: ClassVar[bool] = True
+
     in_channels: int
     spatial_dims: int = 2
     stride: tuple[int, ...]
@@ -50,6 +56,12 @@ class Network(nn.Module, ABC):
         """Return zeros that `forward` takes for images of `size`, on the device of the weights."""
         like = next(self.parameters())
         return (torch.zeros(batch_size, self.in_channels, *size, dtype=like.dtype, device=like.device),)
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """What torch's DistributedDataParallel must not wait for: parameters that `forward` gives no gradient."""
+        patterns = (*self.unused_parameters, *self.side_parameters)
+        return [name for name, _ in self.named_parameters() if any(re.search(pattern, name) for pattern in patterns)]
 
     def check_input(self, x: Tensor) -> None:
         """Refuse an input this network cannot take.
@@ -68,6 +80,8 @@ class Network(nn.Module, ABC):
                 f"{name} was built for {self.in_channels} input channels, got {x.shape[1]}; "
                 f"build it with in_channels={x.shape[1]}"
             )
+        if not self.takes_no_images and x.shape[0] == 0:
+            raise ValueError(f"{name} takes one image or more, got a batch of none")
         size = tuple(int(s) for s in x.shape[2:])
         legal = legal_size(size, self.stride)
         if legal != size:

@@ -212,6 +212,7 @@ class SwinUNETR(SegmentationModel):
     """
 
     supports: ClassVar[tuple[int, ...]] = (2, 3)
+    takes_no_images: ClassVar[bool] = False
     released_names: ClassVar[Sequence[tuple[str, str]]] = _INSIDE
 
     def __init__(
@@ -303,6 +304,8 @@ class DynUNet(SegmentationModel):
     """
 
     supports: ClassVar[tuple[int, ...]] = (2, 3)
+    takes_no_images: ClassVar[bool] = False
+    side_parameters: Sequence[str] = (r"^network\.deep_supervision_heads\.",)
     released_names: ClassVar[Sequence[tuple[str, str]]] = _INSIDE
 
     def __init__(

@@ -57,7 +57,7 @@ class MultiScaleAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the weighted map (B, C, H, W)."""
-        x_grouped = x.reshape(x.shape[0] * self.groups, -1, *x.shape[2:])
+        x_grouped = x.reshape(x.shape[0] * self.groups, x.shape[1] // self.groups, *x.shape[2:])
         # A group has few channels: where each has a map of its own, libraries pad them to whole vectors.
         local = self.local(x_grouped.contiguous(memory_format=torch.channels_last))
         directed = self._directed(x_grouped)

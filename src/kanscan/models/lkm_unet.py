@@ -289,6 +289,7 @@ class LKMUNet(SegmentationModel):
         "no_ssm": {"pixel_ssm": False, "patch_ssm": False},
     }
     supports: ClassVar[tuple[int, ...]] = (2, 3)
+    takes_no_images: ClassVar[bool] = False
     released_names: ClassVar[Sequence[tuple[str, str]]] = (
         (r"^encoder\.stem\.(conv|norm)\.", r"encoder.stem.convs.0.\1."),
         (r"\.stages\.(\d+)\.(?=\d)", r".stages.\1.blocks."),
@@ -372,6 +373,7 @@ class LKMUNet(SegmentationModel):
         mixers = [mixer(*stage) for stage in zip(plan.channels, self.windows, patches, strict=True)]
         self.encoder = ResidualEncoder(_stem(in_channels, plan, stem, stem_stride), plan, "resnet_d", mixers)
         self.decoder = ResidualDecoder(plan, "resnet_d", "transpose", out_channels, deep_supervision=deep_supervision)
+        self.side_parameters = (rf"^decoder\.{self.decoder.coarser_heads}",)
         init_residual(self, zero_init=zero_init)
 
     @classmethod

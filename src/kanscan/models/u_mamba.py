@@ -112,6 +112,7 @@ class UMamba(SegmentationModel):
         },
     }
     supports: ClassVar[tuple[int, ...]] = (2, 3)
+    takes_no_images: ClassVar[bool] = False
     released_names: ClassVar[Sequence[tuple[str, str]]] = (
         (r"^encoder\.stem\.(conv|norm)\.", r"encoder.stem.convs.0.\1."),
         (r"\.shortcut\.(\d)\.", r".skip.\1."),
@@ -172,6 +173,7 @@ class UMamba(SegmentationModel):
             finest_skip=spatial_dims == 3 if finest_skip is None else finest_skip,
             deep_supervision=deep_supervision,
         )
+        self.side_parameters = (rf"^decoder\.{self.decoder.coarser_heads}",)
         if zero_init is None:
             zero_init = mamba_at == "encoder" and block == "resnet_d"
         init_residual(self, zero_init=zero_init)

@@ -122,6 +122,8 @@ def plain_linear(
 def _backward(grads: Sequence[Any], tensors: Sequence[Any], kept: Sequence[Any], rest: Any, needs: Any) -> Tensors:
     (x, v, weight), (sums,), (setting,) = tensors, kept, rest
     grad = grads[0].contiguous()
+    if not grad.numel():
+        return [None if t is None else torch.zeros_like(t) for t in tensors]
     if weight is not None:
         return _weighted_backward(grad, x, v, weight, setting, needs[0])
     backward = _sums_backward if sums is not None else _curves_backward
@@ -143,7 +145,7 @@ def _product(sums: Tensor, v: Tensor) -> Tensor:
     """Multiply (batch, groups, bases, height, width) by v: (batch, outputs, height, width)."""
     batch, groups, bases, *size = sums.shape
     y = v.reshape(groups, -1, bases) @ sums.flatten(3)
-    return y.reshape(batch, -1, *size)
+    return y.reshape(batch, len(v), *size)
 
 
 def _blocks(x: Tensor) -> Iterator[tuple[slice, slice]]:

@@ -1,0 +1,79 @@
+"""What trainings of other people use around a network: checkpointing, several ranks, graphs of any batch."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from models.test_contract import each, inputs, tiny
+
+RANK = Path(__file__).parent / "one_rank.py"
+
+
+@each
+def test_checkpointing_gives_the_same_gradients(name: str, dims: int) -> None:
+    model = tiny(name, dims).eval()
+    given = inputs(model, 1)
+    model(*given).square().mean().backward()
+    direct = {key: p.grad for key, p in model.named_parameters()}
+    model.zero_grad()
+    # Without a gradient on the input, as at the start of a network.
+    checkpoint(model, *given, use_reentrant=False).square().mean().backward()
+    for key, p in model.named_parameters():
+        if direct[key] is None:
+            assert p.grad is None, key
+        else:
+            torch.testing.assert_close(p.grad, direct[key], msg=lambda m, key=key: f"{key}: {m}")
+
+
+@each
+def test_a_batch_of_nothing_gives_nothing_or_is_refused(name: str, dims: int) -> None:
+    model = tiny(name, dims).eval()
+    x, *rest = inputs(model, 2)
+    nothing = (x[:0], *(t[:0] for t in rest))
+    if not model.takes_no_images:
+        with pytest.raises(ValueError, match="takes one image or more, got a batch of none"):
+            model(*nothing)
+        return
+    with torch.no_grad():
+        expected = model(x, *rest).shape[1:]
+        assert model(*nothing).shape == (0, *expected)
+
+
+@each
+def test_what_gets_no_gradient_in_forward_is_declared(name: str, dims: int) -> None:
+    """DistributedDataParallel waits for every other parameter."""
+    model = tiny(name, dims).train()
+    torch.tanh(model(*inputs(model, 2))).square().mean().backward()
+    dead = {key for key, p in model.named_parameters() if p.grad is None and p.requires_grad}
+    assert dead <= set(model._ddp_params_and_buffers_to_ignore)
+    alive = {key for key, p in model.named_parameters() if p.grad is not None}
+    assert not alive & set(model._ddp_params_and_buffers_to_ignore)
+
+
+@pytest.mark.slow
+def test_two_ranks_agree_on_every_gradient() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(RANK)],
+            env={**os.environ, **shared, "RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    for rank in ranks:
+        out, err = rank.communicate(timeout=1200)
+        assert out == "same\n", err[-3000:]
