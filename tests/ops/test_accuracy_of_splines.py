@@ -190,6 +190,29 @@ def test_not_a_number_and_infinity_come_out_where_they_belong(backend: str, case
             torch.testing.assert_close(ours[1][1:], clean[1][1:])
 
 
+@pytest.mark.parametrize("case", ["kan", "linear", "conv", "depthwise"])
+def test_silu_of_a_huge_negative_number_is_zero(backend: str, case: str) -> None:
+    if backend == "triton" and case != "kan":
+        pytest.skip("has no Triton kernel")
+    huge = -torch.tensor([1e38, 1e30, 1e20, 200.0, 88.0, 87.0] * 6)
+    ones = torch.ones(1, 1)
+    call = {
+        "kan": lambda x: kan_linear(x[:, None], ones, torch.zeros(1, 1, 8), backend=backend),
+        "linear": lambda x: ka_linear(x[:, None], ones, torch.zeros(1, 8), backend=backend),
+        "conv": lambda x: ka_conv(
+            x.view(1, 1, 6, 6), torch.ones(2, 1, 1, 1), torch.zeros(2, 8), spline_gradient=True, backend=backend
+        ),
+        "depthwise": lambda x: ka_conv(
+            x.view(1, 1, 6, 6), ones[..., None, None], torch.zeros(1, 8), spline_gradient=True, backend=backend
+        ),
+    }[case]
+    x = huge.requires_grad_()
+    y = call(x)
+    assert y.detach().abs().max() < 1e-35
+    (grad,) = torch.autograd.grad(y.sum(), x)
+    assert grad.abs().max() < 1e-35
+
+
 @pytest.mark.parametrize("way", ["float64", "order 0", "order 4", "input weights"])
 def test_what_a_kernel_refuses_is_computed_elsewhere(way: str) -> None:
     order = int(way[-1]) if way.startswith("order") else 3

@@ -210,7 +210,11 @@ ALWAYS_INLINE Vector inverse_of(Vector x) {
 #endif
 }
 
-ALWAYS_INLINE Vector sigmoid_of(Vector x) { return inverse_of(1.0f + exp2_of(at_most(126.0f, x * -LOG2_E))); }
+// 0 where 2^-126 would be less than what is left of it: SiLU of a huge negative number is 0, not that number times 2^-126.
+ALWAYS_INLINE Vector sigmoid_of(Vector x) {
+    const Vector sigmoid = inverse_of(1.0f + exp2_of(at_most(126.0f, x * -LOG2_E)));
+    return as_floats(as_integers(sigmoid) & (Integers)(x > all(-126.0f / LOG2_E)));
+}
 
 // z = log(1 + z) for 0 <= z < 1. AVX-512: z times a polynomial of degree 3, whose coefficients stand in tables for each
 // sixteenth (relative error 5.3e-8 before rounding): looking up takes other units than those that multiply. Elsewhere z
