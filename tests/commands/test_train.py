@@ -128,6 +128,8 @@ def test_a_dry_run_shows_costs_and_writes_nothing(tiny, tmp_path):
     assert plan.loss > 0
     assert "Nothing was written" in plan.__rich__()
     assert not (tmp_path / "run").exists()
+    assert plan.total_seconds >= plan.num_steps * plan.step_seconds > 0
+    assert f"steps       {plan.num_steps:,} in all, about 1 minute" in plan.__rich__()
     assert train(tiny[0], [*tiny[1], "dry_run=true"], output=tmp_path / "run").macs == plan.macs
 
 
@@ -361,3 +363,9 @@ def test_a_failure_in_the_first_epoch_leaves_room_for_a_second_try(tiny, tmp_pat
     with pytest.raises(ValueError, match="loss became"):
         train(tiny[0], [*tiny[1], "optim.lr=1e30"], epochs=2, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_long_training_on_a_cpu_names_what_is_made_for_one(tiny, tmp_path):
+    plan = train(*tiny, epochs=10**6, output=tmp_path / "run", dry_run=True)
+    assert any("ukan-quick is made for one" in note for note in plan.notes)
+    assert " days" in plan.__rich__() or " hours" in plan.__rich__()
