@@ -10,7 +10,7 @@ import pytest
 
 def kanscan(*arguments: str | Path) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "kanscan.cli", *map(str, arguments)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "kanscan.cli", *map(str, arguments)], capture_output=True, text=True, timeout=1800
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,28 @@ def test_models_and_papers_know_each_other() -> None:
     from kanscan.papers import paper_names
 
     assert {cls.paper for cls in MODELS.values() if cls.paper} <= set(paper_names())
+
+
+def test_the_table_of_rooms_is_the_house() -> None:
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    table = page.partition("## The rooms")[2].partition("##")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    told = {name.strip("`/ ") for row in rows for name in row.split(",")}
+    house = ROOT / "src" / "kanscan"
+    rooms = {p.name for p in house.iterdir() if p.is_dir() and (p / "__init__.py").is_file()}
+    files = {p.name for p in house.glob("*.py")} - {"__init__.py"}
+    assert told == rooms | files
+    for line in table.splitlines():
+        for inner in re.findall(r"by rooms: ((?:`\w+`(?:, )?)+)", line):
+            named = set(re.findall(r"`(\w+)`", inner))
+            assert named == {p.name for p in (house / "data").iterdir() if (p / "__init__.py").is_file()}
+
+
+def test_the_drawn_arrows_are_the_contract() -> None:
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    drawn = page.partition("## Which way arrows run")[2].partition("```text")[2].partition("```")[0]
+    floors = [{name.strip() for name in floor.split("|")} for floor in " ".join(drawn.split()).split("►")]
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ][0]
+    assert floors == [{name.strip() for name in floor.split("|")} for floor in contract["layers"]]

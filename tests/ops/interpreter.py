@@ -61,7 +61,7 @@ def compiled(code: str) -> str:
         capture_output=True,
         text=True,
         env=environment,
-        timeout=200,
+        timeout=1800,
     )
     assert run.returncode == 0, run.stderr
     return run.stdout

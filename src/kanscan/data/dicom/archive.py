@@ -47,7 +47,7 @@ def open_file(path: Path) -> BinaryIO:
         name = path.relative_to(archive).as_posix()
         found = next(one for one in (name, f"/{name}") if one in opened.NameToInfo)
         return io.BytesIO(opened.read(found))
-    except (zipfile.BadZipFile, StopIteration, RuntimeError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, StopIteration, RuntimeError) as error:
         raise OSError(f"cannot read {path}: {error}") from None
 
 
