@@ -4,149 +4,35 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
-from kanscan.models import MODELS, create_model, load_released, released_state_dict
-from kanscan.models.base import Network, SegmentationModel
+from kanscan.models import MODELS, create_model, load_released
+from kanscan.models.conformance import CHECKS, tiny
 
 NAMES = Path(__file__).parent / "parameter_names"
 VARIANTS = [(name, dims) for name, cls in MODELS.items() for dims in cls.supports]
-SEGMENTING = [(name, dims) for name, dims in VARIANTS if issubclass(MODELS[name], SegmentationModel)]
-each_segmenting = pytest.mark.parametrize(("name", "dims"), SEGMENTING, ids=[f"{n}-{d}d" for n, d in SEGMENTING])
+#: Checks that take long.
+SLOW = {"exports": (pytest.mark.slow, pytest.mark.export)}
 each = pytest.mark.parametrize(("name", "dims"), VARIANTS, ids=[f"{n}-{d}d" for n, d in VARIANTS])
 
 
-def tiny(name: str, dims: int, **options: object) -> Network:
-    torch.manual_seed(0)
-    if len(MODELS[name].supports) > 1:
-        options["spatial_dims"] = dims
-    return MODELS[name].tiny(**options)
-
-
-def image(model: Network, batch: int = 1, *, wide: bool = False) -> torch.Tensor:
-    """A noise image of a legal size, one axis longer than the others where the network allows it."""
-    size = model.image_size if getattr(model, "image_size", None) else tuple(max(s, 32) for s in model.stride)
-    if wide and not getattr(model, "image_size", None):
-        size = (*size[:-1], size[-1] * 2)
-    return torch.randn(batch, model.in_channels, *size, generator=torch.Generator().manual_seed(1))
-
-
-def inputs(model: Network, batch: int = 1, *, wide: bool = False) -> tuple[torch.Tensor, ...]:
-    """What forward takes, the image first."""
-    x = image(model, batch, wide=wide)
-    return (x, *model.example_inputs(x.shape[2:], batch)[1:])
-
-
-def outputs(model: Network, given: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
-    return model.side_outputs(*given) if isinstance(model, SegmentationModel) else [model(*given)]
-
-
-@each_segmenting
-def test_logits_have_the_size_of_the_image(name: str, dims: int) -> None:
-    for channels, classes in ((1, 1), (3, 4)):
-        model = tiny(name, dims, in_channels=channels, out_channels=classes).eval()
-        x = image(model, wide=True)
-        with torch.no_grad():
-            y = model(x)
-            side_outputs = model.side_outputs(x)
-        assert y.shape == (1, classes, *x.shape[2:])
-        assert y.isfinite().all()
-        assert side_outputs[0].shape == y.shape
-
-
+@pytest.mark.parametrize("check", [pytest.param(c, marks=SLOW.get(c, ())) for c in CHECKS])
 @each
-def test_wrong_inputs_are_refused_in_a_sentence(name: str, dims: int) -> None:
-    model = tiny(name, dims).eval()
-    x, *rest = inputs(model)
-    with pytest.raises(ValueError, match="channels"):
-        model(torch.cat([x, x], dim=1), *rest)
-    with pytest.raises(ValueError, match="shape"):
-        model(x[0], *rest)
-    if max(model.stride) > 1:
-        size = list(x.shape[2:])
-        axis = max(range(dims), key=lambda a: model.stride[a])
-        size[axis] += 1
-        legal = size[axis] - 1 + model.stride[axis]
-        with pytest.raises(ValueError, match=str(legal)):
-            model(torch.zeros(1, model.in_channels, *size), *rest)
-
-
-@each
-def test_every_parameter_gets_a_gradient(name: str, dims: int) -> None:
-    model = tiny(name, dims).train()
-    sum(torch.tanh(y).square().mean() for y in outputs(model, inputs(model, 2, wide=True))).backward()
-    dead = [n for n, p in model.named_parameters() if p.grad is None and p.requires_grad]
-    unexpected = [n for n in dead if not any(re.search(pattern, n) for pattern in model.unused_parameters)]
-    assert not unexpected
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-
-
-@each
-def test_weights_survive_a_file(name: str, dims: int, tmp_path: Path) -> None:
-    model = tiny(name, dims).eval()
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "a.safetensors")
-    torch.manual_seed(9)
-    other = tiny(name, dims).eval()
-    with torch.no_grad():
-        for p in other.parameters():
-            p.add_(1)
-        other.load_state_dict(load_file(tmp_path / "a.safetensors"))
-        given = inputs(model)
-        assert torch.equal(model(*given), other(*given))
+def test_a_network_keeps_its_promises(name: str, dims: int, check: str) -> None:
+    CHECKS[check](MODELS[name], dims)
 
 
 @each
 def test_parameter_names_are_frozen(name: str, dims: int) -> None:
     """Names in files that users keep: change them and old runs cannot be read. KANSCAN_FREEZE=1 writes new ones."""
-    ours = {key: list(tensor.shape) for key, tensor in tiny(name, dims).state_dict().items()}
+    ours = {key: list(tensor.shape) for key, tensor in tiny(MODELS[name], dims).state_dict().items()}
     path = NAMES / f"{name}_{dims}d.json"
     if os.environ.get("KANSCAN_FREEZE"):
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(ours, indent=0) + "\n")
     assert json.loads(path.read_text()) == ours
-
-
-@each
-def test_bf16_autocast_stays_near_float32(name: str, dims: int) -> None:
-    model = tiny(name, dims).eval()
-    given = inputs(model)
-    with torch.no_grad():
-        exact = model(*given)
-        with torch.autocast("cpu", torch.bfloat16):
-            rough = model(*given)
-    assert (rough.float() - exact).norm() <= 0.1 * exact.norm() + 1e-3
-
-
-@each
-@pytest.mark.export
-@pytest.mark.slow
-def test_export(name: str, dims: int) -> None:
-    model = tiny(name, dims).eval()
-    given = inputs(model)
-    program = torch.export.export(model, given, strict=False)
-    with torch.no_grad():
-        torch.testing.assert_close(program.module()(*given), model(*given), rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_released_names_are_a_bijection(name: str) -> None:
-    model = tiny(name, MODELS[name].supports[0])
-    state = released_state_dict(model)
-    back = model.from_released(state)
-    assert set(model.state_dict()) <= set(back)
-    assert all(torch.equal(back[key], tensor) for key, tensor in model.state_dict().items())
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_presets_build(name: str) -> None:
-    for preset in MODELS[name].presets:
-        with torch.device("meta"):
-            assert isinstance(create_model(name, preset=preset), MODELS[name])
 
 
 @pytest.mark.parametrize("name", MODELS)

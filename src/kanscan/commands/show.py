@@ -47,12 +47,13 @@ def _text(value: Any) -> str:
     return f"{value:,.2f}" if isinstance(value, float) else str(value)
 
 
-def show(what: str = "models", name: str | None = None, *, json: bool = False) -> Listing:
+def show(what: str = "models", name: str | None = None, *, check: bool = False, json: bool = False) -> Listing:
     """List what is here: models, datasets, recipes, papers, backends; or one of them by name.
 
     Args:
         what: models, datasets, recipes, papers, keys (of a recipe) or backends; the singular with a name shows one.
         name: Which one, as in `show model ukan`, `show paper u_kan`, `show recipe ukan-busi`.
+        check: Of a model: check everything that a network promises, and say what is missing.
         json: Print JSON.
 
     Raises:
@@ -79,6 +80,10 @@ def show(what: str = "models", name: str | None = None, *, json: bool = False) -
     kind = what if what in everything else what + "s"
     if kind not in everything:
         raise ValueError(unknown("thing to show", what, everything))
+    if check:
+        if kind != "models" or not name:
+            raise ValueError("--check is for one model: kanscan show model NAME --check")
+        return _check(name)
     return one[kind](name) if name and kind in one else everything[kind]()
 
 
@@ -94,12 +99,11 @@ def _count_row(name: str, preset: str | None) -> tuple[Any, ...]:
     import torch
 
     from kanscan.complexity import complexity
-    from kanscan.models import MODELS, create_model
+    from kanscan.models import create_model
 
-    options = getattr(MODELS[name], "listing_options", {}).get(preset, {})
     with torch.device("meta"):
-        model = create_model(name, preset=preset, **options)
-    shape = (model.in_channels, *getattr(model, "listing_size", (256,) * model.spatial_dims))
+        model = create_model(name, preset=preset)
+    shape = (model.in_channels, *(model.image_size or (256,) * model.spatial_dims))
     cost = complexity(model, shape)
     size = " x ".join(map(str, shape))
     stride = " x ".join(map(str, model.stride))
@@ -109,12 +113,24 @@ def _count_row(name: str, preset: str | None) -> tuple[Any, ...]:
 def _models() -> Listing:
     from kanscan.models import MODELS
 
+    problems = MODELS.discover()
     rows = [
         (name, cls.__name__, cls.paper, "/".join(f"{d}D" for d in cls.supports), *_count_row(name, None))
         for name, cls in MODELS.items()
     ]
     columns = ("model", "class", "paper", "dims", "input", "stride", "parameters", "GMACs", 'papers\' "Gflops"')
-    return Listing("Models with their default options", columns, rows, _COUNTING_NOTES)
+    return Listing("Models with their default options", columns, rows, (*_COUNTING_NOTES, *problems))
+
+
+def _check(name: str) -> Listing:
+    from kanscan.models import MODELS
+    from kanscan.models.conformance import check_network
+
+    findings = check_network(MODELS[name])
+    rows = [(f"{found.spatial_dims}D", found.check.replace("_", " "), found.problem or "fine") for found in findings]
+    count = sum(bool(found.problem) for found in findings)
+    words = f"{count} of {len(findings)} promises are not kept" if count else "everything that is promised is there"
+    return Listing(f"{MODELS[name].__name__} ({name})", ("dims", "promise", "found"), rows, (words,))
 
 
 def _model(name: str) -> Listing:

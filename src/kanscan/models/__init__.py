@@ -12,6 +12,8 @@ from torch import Tensor
 from kanscan.models.all_ukan import AllUKAN
 from kanscan.models.base import Network
 from kanscan.models.baselines import UNETR, DynUNet, SegResNet, SwinUNETR
+from kanscan.models.catalogue import Catalogue
+from kanscan.models.fitting import check_option_type
 from kanscan.models.km_unet import KMUNet
 from kanscan.models.lkm_unet import LKMUNet
 from kanscan.models.released import load_into
@@ -23,9 +25,9 @@ from kanscan.models.unet import AttentionUNet, UNet, UNetPlusPlus
 from kanscan.models.unext import UNeXt
 from kanscan.models.vm_unet import VMUNet
 from kanscan.models.vmkla_unet import VMKLAUNet
-from kanscan.registry import Registry, unknown
+from kanscan.registry import unknown
 
-MODELS: Registry[type[Network]] = Registry(
+MODELS = Catalogue(
     "model",
     {
         "ukan": UKAN,
@@ -61,7 +63,7 @@ def model_options(name: str, preset: str | None = None, options: Mapping[str, An
         The keyword arguments for the constructor.
 
     Raises:
-        ValueError: The model, the preset or an option is unknown.
+        ValueError: The model, the preset or an option is unknown, or the option is of another kind.
     """
     cls = MODELS[name]
     chosen: dict[str, Any] = {}
@@ -75,6 +77,7 @@ def model_options(name: str, preset: str | None = None, options: Mapping[str, An
             raise ValueError(unknown(f"option of model {name}", key, known))
         # YAML has lists only; constructors take tuples so that a configuration can be compared and hashed.
         chosen[key] = _as_tuple(value)
+        check_option_type(name, cls, key, chosen[key])
     return chosen
 
 

@@ -17,7 +17,12 @@ class Network(nn.Module, ABC):
     """What every network of the catalogue has, whatever it predicts.
 
     The constructor's signature is the configuration: keyword arguments with plain values only (numbers, strings,
-    booleans, tuples), so that a Run can write them down and build the network again.
+    booleans, tuples), each with a type and a default, so that a Run can write them down and build the network again.
+    Of these names the data fill in `in_channels` and `out_channels`, and where the signature has them `spatial_dims`,
+    `image_size`, `deep_supervision`, `num_steps`, `strides` and `kernel_sizes`.
+
+    What a network must have: `tiny`, `forward`, and in each instance `in_channels`, `stride` and where it is not 2
+    `spatial_dims`. All else here may be declared. `kanscan.models.conformance.check_network` says what is missing.
 
     Attributes:
         paper: Key of the paper that proposed the network (a file in `kanscan/papers`), or None.
@@ -26,14 +31,15 @@ class Network(nn.Module, ABC):
         in_channels: Channels of the input image.
         spatial_dims: 2 or 3.
         stride: Every spatial size must be a multiple of it, one number per axis.
+        image_size: The only size the instance takes, or None where it takes any multiple of `stride`.
     """
 
     paper: ClassVar[str | None] = None
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     supports: ClassVar[tuple[int, ...]] = (2,)
-    #: Ordered (pattern, replacement) pairs of `re.sub` that turn our parameter names into the released ones.
+    #: Ordered (pattern, replacement) pairs of `re.sub` that turn our parameter names into the released ones; layers may
+    #: have `released_buffers()`, constants that the released code stores and ours computes.
     released_names: ClassVar[Sequence[tuple[str, str]]] = ()
-
     #: Patterns of parameters that the released network stores and never uses; they get no gradient.
     unused_parameters: ClassVar[Sequence[str]] = ()
 
@@ -46,6 +52,7 @@ class Network(nn.Module, ABC):
     in_channels: int
     spatial_dims: int = 2
     stride: tuple[int, ...]
+    image_size: tuple[int, ...] | None = None
 
     @classmethod
     @abstractmethod
@@ -62,6 +69,17 @@ class Network(nn.Module, ABC):
         """What torch's DistributedDataParallel must not wait for: parameters that `forward` gives no gradient."""
         patterns = (*self.unused_parameters, *self.side_parameters)
         return [name for name, _ in self.named_parameters() if any(re.search(pattern, name) for pattern in patterns)]
+
+    def load_pretrained(self, weights: Mapping[str, Any]) -> object:
+        """Fill the encoder with weights learned elsewhere (`model.pretrained`); networks that can do it override this.
+
+        Returns:
+            What was taken; its `str` is told to the user.
+
+        Raises:
+            ValueError: This network takes none, or the weights do not fit.
+        """
+        raise ValueError(f"{type(self).__name__} has no pretrained encoder to load; leave out model.pretrained")
 
     def check_input(self, x: Tensor) -> None:
         """Refuse an input this network cannot take.

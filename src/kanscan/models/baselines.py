@@ -174,6 +174,7 @@ class UNETR(SegmentationModel):
         Raises:
             ValueError: As in the base class, or the size is not the one the network was built for.
         """
+        assert self.image_size is not None
         if x.ndim == self.spatial_dims + 2 and tuple(x.shape[2:]) != self.image_size:
             built, got = (" x ".join(map(str, size)) for size in (self.image_size, x.shape[2:]))
             legal = legal_size(x.shape[2:], (_UNETR_PATCH,) * self.spatial_dims)

@@ -4,11 +4,44 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from kanscan.metrics.logits import legal_size
 from kanscan.metrics.logits import num_classes as classes_of
 from kanscan.models.base import Network, SegmentationModel
+
+
+def check_option_type(name: str, cls: type[Network], option: str, value: object) -> None:
+    """Refuse a value of another kind than the constructor's annotation says.
+
+    Args:
+        name: Of the network, for the sentence.
+        cls: Its class.
+        option: A keyword of its constructor.
+        value: With tuples in place of lists.
+
+    Raises:
+        ValueError: The value is of another kind.
+    """
+    wanted = get_type_hints(cls.__init__).get(option)
+    if wanted is None:
+        return
+    try:
+        TypeAdapter(wanted, config=ConfigDict(strict=True, arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        text = inspect.formatannotation(wanted)
+        raise ValueError(f"model.options.{option} of {name} must be {text}, got {value!r}: {_what(error)}") from None
+
+
+def _what(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return (
+        f"{first['msg']} (item {first['loc'][-1]})"
+        if first["loc"] and isinstance(first["loc"][-1], int)
+        else first["msg"]
+    )
 
 
 def complete_options(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,7 @@ def load_weights(recipe: Recipe, model: Network) -> str:
         return f"the network starts from {part.weights}"
     if part.pretrained is None:
         return ""
-    load: Callable[[Mapping[str, torch.Tensor]], str] | None = getattr(model, "load_pretrained", None)
-    if load is None:
-        raise ValueError(f"model {part.name} has no pretrained encoder to load; leave out model.pretrained")
-    return f"{part.pretrained}: {load(read_weights(part.pretrained))}"
+    return f"{part.pretrained}: {model.load_pretrained(read_weights(part.pretrained))}"
 
 
 def predictable_network(run: Run) -> SegmentationModel:
