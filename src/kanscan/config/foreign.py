@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 
+from kanscan.config.parts import FAMILIES
 from kanscan.config.recipe import Recipe, all_keys, values
 
 #: What one kind of work calls by one key and another by the other.
@@ -54,11 +55,17 @@ def refuse_foreign(recipe: Recipe, reads: Set[str], kind: str) -> None:
         ValueError: One has no effect; the sentence names it, and what does its job.
     """
     for key, value in values(recipe).items():
-        if key in reads or value == _default(recipe, key):
+        if _is_read(key, reads) or value == _default(recipe, key):
             continue
         instead = [other for other in _INSTEAD.get(key, ()) if other in reads]
         hint = f"; {instead[0]} does that there" if instead else "; leave it out"
         raise ValueError(f"{key}={value} has no effect on {kind}{hint}")
+
+
+def _is_read(key: str, reads: Set[str]) -> bool:
+    # Whoever reads the tag of a family passes the part whole, with options that others may have added to it.
+    group = key.partition(".")[0]
+    return key in reads or (group in FAMILIES and any(f"{group}.{tag}" in reads for tag in FAMILIES[group].choices))
 
 
 def _default(recipe: Recipe, key: str) -> object:
