@@ -1,4 +1,4 @@
-"""A label map as a DICOM segmentation beside its source images, for PACS and viewers."""
+"""Label maps as DICOM segmentations beside their source images, for PACS and viewers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from kanscan.data.dicom.picture import check_picture
+from kanscan.data.dicom.series import PIXELS
+from kanscan.data.dicom.stack import read_dataset
 from kanscan.data.volume import Volume
 from kanscan.files import atomic
 
@@ -36,6 +39,97 @@ def write_segmentation(
     Raises:
         ValueError: highdicom is not installed, the volume is no DICOM, or the label has another size.
     """
+    from pydicom.uid import generate_uid
+
+    if volume.source is None:
+        raise ValueError(f"{volume.path} is no DICOM; a DICOM segmentation refers to DICOM images")
+    if label.shape != volume.shape:
+        raise ValueError(f"the label has {label.shape} voxels, the series in {volume.path} {volume.shape}")
+    planes = np.transpose(label, (2, 1, 0))
+    sources = list({id(one.dataset): one.dataset for one in volume.source}.values())
+    if volume.source[0].frame is not None:
+        planes = planes[np.argsort([one.frame or 0 for one in volume.source])]
+    _complete(sources)
+    frame_of_reference = generate_uid()
+    for source in sources:
+        if not getattr(source, "FrameOfReferenceUID", None):
+            source.FrameOfReferenceUID = frame_of_reference
+    classes = _present(planes, len(class_names))
+    made = _made(sources, planes, classes, class_names, codes or {}, omit_empty=bool(planes.any()))
+    with atomic(path) as temporary:
+        made.save_as(temporary)
+    return path
+
+
+def write_picture_segmentation(
+    path: Path,
+    source: Path,
+    label: np.ndarray,
+    class_names: Sequence[str],
+    codes: Mapping[str, Sequence[str]] | None = None,
+    frame: int | None = None,
+) -> Path:
+    """Write a segment for each class that occurs in a picture, or in the frames of a clip, one item a frame.
+
+    Args:
+        path: Ends in `.dcm`.
+        source: The DICOM picture.
+        label: `(H, W)` class indices, or `(N, H, W)` of all N frames of a clip.
+        class_names: Background first.
+        codes: Class name -> (value, scheme, meaning) where the label file says so; others are found by their names.
+        frame: Of a clip, the one that a single label belongs to, from 0.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: highdicom is not installed, the source is no picture, or the label has another size.
+    """
+    from pydicom.uid import SecondaryCaptureImageStorage
+
+    dataset = read_dataset(source)
+    rows, columns, count = check_picture(source, dataset)
+    planes = label if label.ndim == 3 else label[None]
+    numbers = list(range(count)) if label.ndim == 3 else [frame or 0]
+    if planes.shape != (len(numbers), rows, columns) or numbers[-1] >= count:
+        raise ValueError(f"the label has {label.shape} pixels, {source} {count} frames of {(rows, columns)}")
+    _complete([dataset])
+    for name in PIXELS:
+        if name in dataset:
+            delattr(dataset, name)
+    sop_class = dataset.SOPClassUID
+    if "NumberOfFrames" in dataset:
+        # Of clips highdicom demands what only images with a place in the patient have: a frame is shown to it alone.
+        del dataset.NumberOfFrames
+        dataset.SOPClassUID = SecondaryCaptureImageStorage
+    classes = _present(planes, len(class_names))
+    # Without a frame of reference a segmentation is made of one frame; those of a clip are put together.
+    kept = [k for k in range(len(planes)) if planes[k].any()] or [0]
+    parts = [
+        _made([dataset], planes[k : k + 1], classes, class_names, codes or {}, omit_empty=bool(planes[k].any()))
+        for k in kept
+    ]
+    for k, part in zip(kept, parts, strict=True):
+        _refer(part, sop_class, numbers[k] + 1 if count > 1 else None)
+    with atomic(path) as temporary:
+        _joined(parts).save_as(temporary)
+    return path
+
+
+def _present(planes: np.ndarray, num_classes: int) -> list[int]:
+    # An empty result is a result: its first class is written without any foreground.
+    return [index for index in range(1, num_classes) if (planes == index).any()] or [1]
+
+
+def _made(
+    sources: Sequence[Any],
+    planes: np.ndarray,
+    classes: Sequence[int],
+    class_names: Sequence[str],
+    codes: Mapping[str, Sequence[str]],
+    *,
+    omit_empty: bool,
+) -> Any:
     try:
         import highdicom
     except ImportError:
@@ -44,26 +138,14 @@ def write_segmentation(
         ) from None
     from pydicom.uid import generate_uid
 
-    if volume.source is None:
-        raise ValueError(f"{volume.path} is no DICOM; a DICOM segmentation refers to DICOM images")
-    if label.shape != volume.shape:
-        raise ValueError(f"the label has {label.shape} voxels, the series in {volume.path} {volume.shape}")
-    present = [index for index in range(1, len(class_names)) if (label == index).any()]
-    # An empty result is a result: its first class is written without a frame of foreground.
-    chosen = present or [1]
-    planes = np.transpose(label, (2, 1, 0))
-    sources = list({id(one.dataset): one.dataset for one in volume.source}.values())
-    if volume.source[0].frame is not None:
-        planes = planes[np.argsort([one.frame or 0 for one in volume.source])]
     segments = np.zeros(planes.shape, np.uint8)
-    for number, index in enumerate(chosen, start=1):
+    for number, index in enumerate(classes, start=1):
         segments[planes == index] = number
-    _complete(sources)
-    made = highdicom.seg.Segmentation(
+    return highdicom.seg.Segmentation(
         source_images=sources,
         pixel_array=segments,
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_description(n, class_names[i], codes or {}) for n, i in enumerate(chosen, start=1)],
+        segment_descriptions=[_description(n, class_names[i], codes) for n, i in enumerate(classes, start=1)],
         series_instance_uid=generate_uid(),
         series_number=int(getattr(sources[0], "SeriesNumber", 0) or 0) + 1000,
         sop_instance_uid=generate_uid(),
@@ -73,11 +155,55 @@ def write_segmentation(
         software_versions=version("kanscan"),
         device_serial_number="1",
         series_description="kanscan segmentation",
-        omit_empty_frames=bool(present),
+        omit_empty_frames=omit_empty,
     )
-    with atomic(path) as temporary:
-        made.save_as(temporary)
-    return path
+
+
+def _refer(made: Any, sop_class: str, frame: int | None) -> None:
+    """Say to what a segmentation refers: the source's own class, and the frame, counted from 1."""
+    for element in made.iterall():
+        if element.keyword == "ReferencedSOPClassUID":
+            element.value = sop_class
+    for item in made.PerFrameFunctionalGroupsSequence if frame is not None else ():
+        for derivation in item.DerivationImageSequence:
+            for source in derivation.SourceImageSequence:
+                source.ReferencedFrameNumber = frame
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Put segmentations of single frames together to one of many; their segments are the same."""
+    from pydicom.pixels import pixel_array
+    from pydicom.pixels.utils import pack_bits
+
+    made = parts[0]
+    if len(parts) == 1:
+        return made
+    shape = (-1, int(made.Rows), int(made.Columns))
+    frames = np.concatenate([pixel_array(part).reshape(shape) for part in parts])
+    items = [item for part in parts for item in part.PerFrameFunctionalGroupsSequence]
+    made.PerFrameFunctionalGroupsSequence = items
+    made.NumberOfFrames = len(items)
+    made.PixelData = pack_bits(frames)
+    _index_frames(made)
+    return made
+
+
+def _index_frames(made: Any) -> None:
+    """Count the frames of the clip as a dimension, beside the segments."""
+    from pydicom.dataset import Dataset
+    from pydicom.tag import Tag
+
+    one = Dataset()
+    one.DimensionIndexPointer, one.FunctionalGroupPointer = Tag("TemporalPositionIndex"), Tag("FrameContentSequence")
+    one.DimensionOrganizationUID = made.DimensionOrganizationSequence[0].DimensionOrganizationUID
+    one.DimensionDescriptionLabel = "Frame of the clip"
+    made.DimensionIndexSequence.append(one)
+    for item in made.PerFrameFunctionalGroupsSequence:
+        number = int(item.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber)
+        content = item.FrameContentSequence[0]
+        content.TemporalPositionIndex = number
+        known = content.DimensionIndexValues
+        content.DimensionIndexValues = [*([known] if isinstance(known, int) else known), number]
 
 
 #: What every DICOM object must name, if only emptily; anonymizers drop it.
@@ -93,15 +219,10 @@ _ESCAPE = re.compile("\x1b[ -/]+[0-~]")
 
 def _complete(sources: Sequence[Any]) -> None:
     """Add what an anonymizer left out of the source images, in memory only, and say everything in UTF-8."""
-    from pydicom.uid import generate_uid
-
-    frame_of_reference = generate_uid()
     for source in sources:
         for name in _DEMANDED:
             if name not in source:
                 setattr(source, name, "")
-        if not getattr(source, "FrameOfReferenceUID", None):
-            source.FrameOfReferenceUID = frame_of_reference
         # Names in the older encodings (ISO 2022) are decoded by what the file says and written as what all can read.
         source.decode()
         for element in source:

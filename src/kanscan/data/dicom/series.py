@@ -20,8 +20,11 @@ from kanscan.registry import unknown
 _TAGS = (
     *("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "SOPClassUID", "SOPInstanceUID"),
     *("Rows", "Columns", "NumberOfFrames", "ImageType", "SpecificCharacterSet"),
+    *("SamplesPerPixel", "BitsStored", "PhotometricInterpretation"),
     *("ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence", "SegmentSequence", "StructureSetROISequence"),
 )
+#: Where a file may keep its pixels.
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 #: SOP classes that are no images to predict though some hold pixels: how they begin, and what they are.
 _NO_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.66.4": "segmentation (SEG)",
@@ -50,7 +53,11 @@ class Header:
         description: SeriesDescription, or "".
         modality: Modality, or "".
         kind: What the file is where it is no image ("segmentation (SEG)"), else "".
-        voxels: Rows x columns x frames.
+        rows: Of each frame; 0 where there are no pixels.
+        columns: Likewise.
+        frames: NumberOfFrames, 1 where there is none.
+        is_color: Its pixels are colors, or numbers of colors.
+        bits: Stored of each sample.
         is_localizer: The scanner calls it a localizer.
         segments: Of a segmentation or structure set: the names of what it marks.
         refers_to: The same: SeriesInstanceUID of the images it was drawn on.
@@ -63,7 +70,11 @@ class Header:
     description: str
     modality: str
     kind: str
-    voxels: int
+    rows: int
+    columns: int
+    frames: int
+    is_color: bool
+    bits: int
     is_localizer: bool
     segments: tuple[str, ...] = ()
     refers_to: tuple[str, ...] = ()
@@ -124,10 +135,8 @@ def _header(path: Path, head: Any) -> Header:
         return str(getattr(head, name, None) or "").strip()
 
     rows, columns = (int(getattr(head, name, None) or 0) for name in ("Rows", "Columns"))
-    sop_class = text("SOPClassUID") or str(getattr(getattr(head, "file_meta", None), "MediaStorageSOPClassUID", ""))
-    kind = next((what for start, what in _NO_IMAGES.items() if sop_class == start or _under(sop_class, start)), "")
     image_type = getattr(head, "ImageType", None) or ()
-    number = text("SeriesNumber")
+    number, frames = text("SeriesNumber"), int(text("NumberOfFrames") or 1)
     return Header(
         path,
         text("SeriesInstanceUID"),
@@ -135,8 +144,12 @@ def _header(path: Path, head: Any) -> Header:
         int(number) if number.isdecimal() else None,
         text("SeriesDescription"),
         text("Modality"),
-        kind or ("" if rows and columns else "object without an image"),
-        rows * columns * int(text("NumberOfFrames") or 1),
+        kind_of(head) or ("" if rows and columns else "object without an image"),
+        rows,
+        columns,
+        frames,
+        int(text("SamplesPerPixel") or 1) > 1 or text("PhotometricInterpretation") == "PALETTE COLOR",
+        int(text("BitsStored") or 8),
         "LOCALIZER" in ([image_type] if isinstance(image_type, str) else [str(part) for part in image_type]),
         segment_names(head),
         tuple(dict.fromkeys(_references(head))),
@@ -159,6 +172,13 @@ def _references(head: Any) -> Iterator[str]:
         for study in getattr(frame, "RTReferencedStudySequence", None) or ():
             for series in getattr(study, "RTReferencedSeriesSequence", None) or ():
                 yield str(getattr(series, "SeriesInstanceUID", ""))
+
+
+def kind_of(dataset: Any) -> str:
+    """Say what a file is where its SOP class is no image to look at, else ""."""
+    meta = getattr(dataset, "file_meta", None)
+    sop_class = str(getattr(dataset, "SOPClassUID", "") or getattr(meta, "MediaStorageSOPClassUID", ""))
+    return next((what for start, what in _NO_IMAGES.items() if sop_class == start or _under(sop_class, start)), "")
 
 
 def _under(sop_class: str, start: str) -> bool:
@@ -220,7 +240,7 @@ def _series(path: Path, heads: Sequence[Header]) -> Series:
         first.modality or "unknown modality",
         tuple(head.path for head in kept),
         path,
-        sum(head.voxels for head in kept),
+        sum(head.rows * head.columns * head.frames for head in kept),
         notes,
     )
 

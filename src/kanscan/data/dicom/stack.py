@@ -12,6 +12,7 @@ import numpy as np
 
 from kanscan.data.case import Series
 from kanscan.data.dicom.archive import open_file
+from kanscan.data.dicom.series import PIXELS
 from kanscan.data.limits import check_voxels
 from kanscan.data.optional_imports import pydicom_module
 from kanscan.data.readable import readable
@@ -126,12 +127,12 @@ class Slice:
     @property
     def rescale(self) -> tuple[float, float]:
         """Slope and intercept from stored values to the modality's."""
-        place = _functional(self.dataset, self.frame, "PixelValueTransformationSequence") or self.dataset
+        place = functional_group(self.dataset, self.frame, "PixelValueTransformationSequence") or self.dataset
         slope, intercept = getattr(place, "RescaleSlope", None), getattr(place, "RescaleIntercept", None)
         return (1.0 if slope in (None, "") else float(slope)), (0.0 if intercept in (None, "") else float(intercept))
 
 
-def _functional(dataset: Any, frame: int | None, name: str) -> Any:
+def functional_group(dataset: Any, frame: int | None, name: str) -> Any:
     """Find a functional group of a frame, its own or the one all frames share; None where there is none."""
     if frame is None:
         return None
@@ -160,7 +161,7 @@ def frames_of(dataset: Any) -> list[Slice]:
 
 def _slice(dataset: Any, frame: int | None, file: Path) -> Slice:
     def value(sequence: str, name: str) -> Any:
-        place = _functional(dataset, frame, sequence)
+        place = functional_group(dataset, frame, sequence)
         found = getattr(place, name, None) if place is not None else None
         return getattr(dataset, name, None) if found in (None, "") else found
 
@@ -270,7 +271,7 @@ def _planes(dataset: Any, file: Path, frames: Sequence[Slice]) -> Iterator[np.nd
             found += 1
         if found != len(frames):
             raise ValueError(f"it holds {found} of its {len(frames)} frames")
-    for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
+    for name in PIXELS:
         if name in dataset:
             delattr(dataset, name)
 
