@@ -70,7 +70,7 @@ def test_every_cell_of_a_study_is_a_recipe() -> None:
         assert (recipe.model.name, recipe.model.preset) == (cell.network.model, cell.network.preset)
         model = Network(model=recipe.model.name, preset=recipe.model.preset, options=recipe.model.options)
         built(model, **({"spatial_dims": 3} if cell.dataset == "abdomen_ct" else {}))
-    assert len(seen) == 217
+    assert len(seen) == 219
 
 
 def test_a_row_keeps_what_the_recipe_of_its_network_needs() -> None:
@@ -88,6 +88,6 @@ def test_the_tables_that_studies_are_made_of() -> None:
         for dataset in ("busi", "glas", "cvc")
     }
     sets = {cell.method: set() for cell in load_paper("lkm_unet").study("table1")}
-    assert {"SegResNet", "nnU-Net", "UNETR", "SwinUNETR", "U-Mamba", "LKM-UNet"} == set(sets)
+    assert {"SegResNet", "nnU-Net", "UNETR", "SwinUNETR", "nnFormer", "U-Mamba", "LKM-UNet"} == set(sets)
     constant = [c for c in load_paper("km_unet").study("ablations") if c.method == "constant rate"]
     assert {load_recipe(c.recipe, c.overrides).optim.schedule for c in constant} == {"constant"}

@@ -16,6 +16,7 @@ from kanscan.models.catalogue import Catalogue
 from kanscan.models.fitting import check_option_type
 from kanscan.models.km_unet import KMUNet
 from kanscan.models.lkm_unet import LKMUNet
+from kanscan.models.nnformer import NNFormer
 from kanscan.models.released import load_into
 from kanscan.models.rolling_unet import RollingUNet
 from kanscan.models.u_mamba import UMamba
@@ -47,6 +48,7 @@ MODELS = Catalogue(
         "unetr": UNETR,
         "swin_unetr": SwinUNETR,
         "dynunet": DynUNet,
+        "nnformer": NNFormer,
     },
 )
 
