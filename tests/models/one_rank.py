@@ -14,13 +14,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from models.test_contract import VARIANTS, inputs, tiny
+from kanscan.models import MODELS
+from kanscan.models.conformance import example, tiny
+from models.test_contract import VARIANTS
 
 
 def train(name: str, dims: int) -> None:
-    model = tiny(name, dims).train()
+    model = tiny(MODELS[name], dims).train()
     wrapped = DistributedDataParallel(model)
-    given = inputs(model, 2)
+    given = example(model, 2)
     # A rank sees other images than the other.
     given = (given[0] + 0.1 * dist.get_rank() * torch.randn_like(given[0]), *given[1:])
     # A parameter that gets no gradient shows in the second step.

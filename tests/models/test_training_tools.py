@@ -12,15 +12,17 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from models.test_contract import each, inputs, tiny
+from kanscan.models import MODELS
+from kanscan.models.conformance import example, tiny
+from models.test_contract import each
 
 RANK = Path(__file__).parent / "one_rank.py"
 
 
 @each
 def test_checkpointing_gives_the_same_gradients(name: str, dims: int) -> None:
-    model = tiny(name, dims).eval()
-    given = inputs(model, 1)
+    model = tiny(MODELS[name], dims).eval()
+    given = example(model, 1)
     model(*given).square().mean().backward()
     direct = {key: p.grad for key, p in model.named_parameters()}
     model.zero_grad()
@@ -35,8 +37,8 @@ def test_checkpointing_gives_the_same_gradients(name: str, dims: int) -> None:
 
 @each
 def test_a_batch_of_nothing_gives_nothing_or_is_refused(name: str, dims: int) -> None:
-    model = tiny(name, dims).eval()
-    x, *rest = inputs(model, 2)
+    model = tiny(MODELS[name], dims).eval()
+    x, *rest = example(model, 2)
     nothing = (x[:0], *(t[:0] for t in rest))
     if not model.takes_no_images:
         with pytest.raises(ValueError, match="takes one image or more, got a batch of none"):
@@ -50,8 +52,8 @@ def test_a_batch_of_nothing_gives_nothing_or_is_refused(name: str, dims: int) ->
 @each
 def test_what_gets_no_gradient_in_forward_is_declared(name: str, dims: int) -> None:
     """DistributedDataParallel waits for every other parameter."""
-    model = tiny(name, dims).train()
-    torch.tanh(model(*inputs(model, 2))).square().mean().backward()
+    model = tiny(MODELS[name], dims).train()
+    torch.tanh(model(*example(model, 2))).square().mean().backward()
     dead = {key for key, p in model.named_parameters() if p.grad is None and p.requires_grad}
     assert dead <= set(model._ddp_params_and_buffers_to_ignore)
     alive = {key for key, p in model.named_parameters() if p.grad is not None}
