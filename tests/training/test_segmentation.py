@@ -54,7 +54,7 @@ def batch_of(size=(8, 8), count=2):
 def test_scores_of_one_logit():
     label = torch.tensor([[[1, 1, 0, 0]], [[0, 0, 0, 0]], [[0, 0, 0, 0]]])
     logits = torch.tensor([[[[1.0, -1, 1, -1]]], [[[-1.0, -1, -1, -1]]], [[[-1.0, -1, -1, 1]]]])
-    dice, iou = image_scores(logits, label)
+    dice, iou = image_scores(logits, label).values()
     # Half right; nothing there and nothing found is not applicable; something found where nothing is scores 0.
     assert dice[0].item() == pytest.approx(0.5)
     assert iou[0].item() == pytest.approx(1 / 3)
@@ -65,7 +65,7 @@ def test_scores_of_one_logit():
 def test_scores_of_several_classes_leave_out_what_does_not_apply():
     label = torch.tensor([[[0, 1, 1, 0]]])
     logits = torch.nn.functional.one_hot(torch.tensor([[[0, 1, 0, 0]]]), 4).movedim(-1, 1).float()
-    dice, iou = image_scores(logits, label)
+    dice, iou = image_scores(logits, label).values()
     assert dice.item() == pytest.approx(2 / 3)
     assert iou.item() == pytest.approx(1 / 2)
 

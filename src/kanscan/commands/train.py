@@ -97,11 +97,11 @@ def _settings(overrides: list[str] | Mapping[str, Any] | None, **options: Any) -
 
 
 def _ending(run: Run, ended: Checkpoints | None) -> str:
-    from kanscan.training.checkpoint import SELECTIONS, best_row
+    from kanscan.training.checkpoint import best_row, selections
     from kanscan.training.stopping import StopReason
 
     recipe = run.recipe
-    column, _ = SELECTIONS[recipe.trainer.select_by]
+    column, _ = selections()[recipe.trainer.select_by]
     best = best_row(run.curves, recipe.trainer.select_by)
     lines, where = [], quote(str(run.path))
     if ended is None:

@@ -19,16 +19,6 @@ Mask = NDArray[np.bool_]
 _PIXELS_A_QUERY = 12
 
 
-def around(*masks: Mask) -> tuple[slice, ...]:
-    """Return the smallest box that holds all of what is set; at least one pixel is."""
-    union = np.logical_or.reduce(masks)
-    box = []
-    for axis in range(union.ndim):
-        places = np.flatnonzero(union.any(axis=tuple(a for a in range(union.ndim) if a != axis)))
-        box.append(slice(int(places[0]), int(places[-1]) + 1))
-    return tuple(box)
-
-
 def hd95(prediction: Mask, label: Mask, spacing: Sequence[float]) -> float:
     """Return the larger of the two directed 95th percentiles of the distances between boundary pixels.
 

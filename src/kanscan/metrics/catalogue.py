@@ -79,11 +79,11 @@ class Metric:
         return outcome.diagonal if self.empty_rule is EmptyRule.DIAGONAL else 0.0
 
 
-def _dice(c: Counts) -> float:
+def _dice(c: Counts[float]) -> float:
     return ratio(2 * c.tp, 2 * c.tp + c.fp + c.fn)
 
 
-def _relative_size_error(o: Counts) -> float:
+def _relative_size_error(o: Counts[float]) -> float:
     return ratio(o.in_prediction - o.in_reference, o.in_reference)
 
 

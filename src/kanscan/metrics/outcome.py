@@ -6,34 +6,42 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-
-import numpy as np
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from kanscan.metrics.boundaries import Mask, hd95, nsd
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: What is counted or computed: of one case a number, of a batch a tensor.
+Value = TypeVar("Value", float, "Tensor")
+
 
 @dataclass(frozen=True)
-class Counts:
-    """Pixels of one class against all others: true and false positives, false and true negatives."""
+class Counts(Generic[Value]):
+    """Pixels of one class against all others: true and false positives, false and true negatives.
 
-    tp: int
-    fp: int
-    fn: int
-    tn: int
+    Of a batch they are tensors, an entry an image and class; whatever is computed of them is one too.
+    """
+
+    tp: Value
+    fp: Value
+    fn: Value
+    tn: Value
 
     @property
-    def in_prediction(self) -> int:
+    def in_prediction(self) -> Value:
         """Pixels the prediction gives to the class."""
         return self.tp + self.fp
 
     @property
-    def in_reference(self) -> int:
+    def in_reference(self) -> Value:
         """Pixels the reference gives to the class."""
         return self.tp + self.fn
 
 
 @dataclass(frozen=True)
-class Outcome(Counts):
+class Outcome(Counts[float]):
     """One class of one case.
 
     Attributes:
@@ -71,6 +79,8 @@ class Outcome(Counts):
         return nsd(self.prediction, self.reference, self.spacing, self.tolerance)
 
 
-def ratio(numerator: float, denominator: float) -> float:
-    """Divide; 0/0 and the like are NaN, which is "not applicable"."""
-    return numerator / denominator if denominator else np.nan
+def ratio(numerator: Value, denominator: Value) -> Value:
+    """Divide numbers or tensors of them; 0/0 and the like are NaN, which is "not applicable"."""
+    if isinstance(denominator, int | float) and not denominator:
+        return math.nan
+    return numerator / denominator

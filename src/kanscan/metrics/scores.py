@@ -51,7 +51,7 @@ def confusion_matrix(prediction: ArrayLike, label: ArrayLike, num_classes: int =
     return np.bincount(codes, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def counts_of(confusion: Confusion, index: int = 1) -> Counts:
+def counts_of(confusion: Confusion, index: int = 1) -> Counts[float]:
     """Count one class against all others.
 
     Args:

@@ -22,13 +22,9 @@ from torch import nn
 
 from kanscan.config.parts import TrainerConfig
 from kanscan.files import atomic, write_text
+from kanscan.metrics.validation import validated
 from kanscan.training.stopping import Stopped, StopReason
 from kanscan.training.task import Task
-
-#: Columns of the curves.
-COLUMNS = ("epoch", "train_loss", "val_loss", "val_dice", "val_iou", "lr", "kan_lr", "seconds")
-#: Score by which the best epoch is chosen -> its column, and whether more is better.
-SELECTIONS = {"dice": ("val_dice", True), "iou": ("val_iou", True), "loss": ("val_loss", False)}
 
 Row = dict[str, Any]
 
@@ -100,7 +96,7 @@ class Checkpoints(Callback):
         if trainer.is_global_zero:
             about = {**self.about, "epoch": row["epoch"]}
             if best_row(self.rows, self.select_by) is row:
-                column, _ = SELECTIONS[self.select_by]
+                column, _ = selections()[self.select_by]
                 write_weights(self.files.best_weights, pl_module.served, {**about, column: row[column]})
             write_weights(self.files.last_weights, pl_module.served, about)
             write_curves(self.files.curves, self.rows)
@@ -120,7 +116,7 @@ class Checkpoints(Callback):
     def _reason_to_stop(self, seconds: float) -> Stopped | None:
         epoch, best = self.rows[-1]["epoch"], best_row(self.rows, self.select_by)
         if self.patience is not None and best is not None and epoch - best["epoch"] >= self.patience:
-            column, _ = SELECTIONS[self.select_by]
+            column, _ = selections()[self.select_by]
             words = f"{column} has not improved for {epoch - best['epoch']} epochs (trainer.patience={self.patience})"
             return Stopped(StopReason.PATIENCE, words)
         if self.deadline is not None and time.monotonic() + seconds > self.deadline:
@@ -187,9 +183,20 @@ def is_finished(state: Path, part: TrainerConfig) -> bool:
     return rows[-1]["epoch"] >= part.epochs or gave_up
 
 
+def columns() -> list[str]:
+    """Return the columns of the curves."""
+    return ["epoch", "train_loss", "val_loss", *validated(), "lr", "kan_lr", "seconds"]
+
+
+def selections() -> dict[str, tuple[str, bool]]:
+    """Return the scores by which the best epoch can be chosen -> their column, and whether more is better."""
+    scores = {metric.name: (column, metric.direction == "higher") for column, metric in validated().items()}
+    return {**scores, "loss": ("val_loss", False)}
+
+
 def best_row(rows: Sequence[Row], select_by: str) -> Row | None:
     """Return the best validated epoch, the earlier one of equals; None if none was validated."""
-    column, more_is_better = SELECTIONS[select_by]
+    column, more_is_better = selections()[select_by]
     validated = [row for row in rows if row[column] is not None]
     sign = -1 if more_is_better else 1
     return min(validated, key=lambda row: sign * row[column], default=None)
@@ -198,9 +205,9 @@ def best_row(rows: Sequence[Row], select_by: str) -> Row | None:
 def write_curves(path: Path, rows: Sequence[Row]) -> None:
     """Write the curves as CSV; an empty cell is an epoch without validation."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns(), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _cell(row[name]) for name in COLUMNS} for row in rows)
+    writer.writerows({name: _cell(row.get(name)) for name in columns()} for row in rows)
     write_text(path, text.getvalue())
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from kanscan.config.parts import DiffusionConfig, OptimConfig
+from kanscan.metrics.validation import validated
 from kanscan.training.process import noise_process, sample_generator
 from kanscan.training.task import Batch, Figures, Task
 
@@ -98,7 +99,7 @@ class DiffusionTask(Task):
 
     def epoch_scores(self) -> Figures:
         """Return no scores: nothing is compared with a label."""
-        return {"val_dice": None, "val_iou": None}
+        return dict.fromkeys(validated())
 
 
 def exponential_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from kanscan.config.parts import OptimConfig
-from kanscan.metrics import IGNORED
-from kanscan.metrics.logits import labels, legal_size, num_classes, pad_to
+from kanscan.metrics.logits import legal_size, pad_to
+from kanscan.metrics.validation import image_scores, validated
 from kanscan.training.losses import DeepSupervisionLoss
 from kanscan.training.task import Averages, Batch, Figures, Task, epoch_seed
 
@@ -86,8 +86,7 @@ class SegmentationTask(Task):
         logits, label = self.logits(batch["image"]), batch["label"]
         loss = self.loss(logits, label)
         self.demand_finite(loss, batch, "validation")
-        dice, iou = image_scores(logits, label)
-        self.sums["val"].add({"loss": loss.detach().expand(len(label)), "dice": dice, "iou": iou})
+        self.sums["val"].add({"loss": loss.detach().expand(len(label)), **image_scores(logits, label)})
 
     def logits(self, image: Tensor) -> Tensor:
         """Return logits of the image's own size, whatever the network's stride."""
@@ -98,9 +97,9 @@ class SegmentationTask(Task):
         return pad_to(image, legal_size(image.shape[2:], self.model.stride))
 
     def epoch_scores(self) -> Figures:
-        """Return the mean Dice and IoU of the validation cases."""
+        """Return the mean scores of the validation cases."""
         val = self.sums["val"].means()
-        return {"val_dice": val.get("dice"), "val_iou": val.get("iou")}
+        return {column: val.get(metric.name) for column, metric in validated().items()}
 
 
 def check_batch_norm(model: nn.Module, batch_size: int, image_shape: tuple[int, ...]) -> None:
@@ -130,27 +129,3 @@ def explained(error: ValueError) -> ValueError:
         "one image of this size leaves batch norm a single value per channel at the bottom of the network; "
         "raise trainer.batch_size to 2 or more (which needs as many training cases), or data.image_size"
     )
-
-
-@torch.no_grad()
-def image_scores(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Dice and IoU of each image, averaged over its foreground classes, on the network's own grid.
-
-    A class that neither the prediction nor the label holds is not applicable and left out of the mean; a class that
-    only one of them holds scores 0. This is the rule of the evaluation.
-
-    Args:
-        logits: `(B, K, *S)`; one logit says foreground above 0, several are compared with one another.
-        label: `(B, *S)` integer classes; ignored pixels are left out.
-
-    Returns:
-        Two tensors `(B,)`; NaN for an image to which no foreground class applies.
-    """
-    predicted = labels(logits)
-    classes = torch.arange(1, num_classes(logits.shape[1]), device=logits.device).view(1, -1, 1)
-    if logits.shape[1] <= IGNORED:
-        predicted = predicted.masked_fill(label == IGNORED, 0)
-    a, b = (predicted.flatten(1).unsqueeze(1) == classes), (label.flatten(1).unsqueeze(1) == classes)
-    both, size = (a & b).sum(2).double(), (a.sum(2) + b.sum(2)).double()
-    # 0 / 0 is NaN, which is what "not applicable" means here.
-    return (2 * both / size).nanmean(1), (both / (size - both)).nanmean(1)
