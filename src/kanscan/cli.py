@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import re
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+    from rich.segment import Segment
+
 import kanscan
 from kanscan import COMMANDS, __version__
+from kanscan.files import NoRoomError, printable, to_json
 
 #: What a user did wrong, as opposed to what we did.
-USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError)
+USER_ERRORS = (
+    ValueError,
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+    NoRoomError,
+)
 #: One letter for the options that are typed most.
 LETTERS = {"output": "-o", "num_samples": "-n"}
 
@@ -37,13 +49,13 @@ def main() -> None:
     except USER_ERRORS as error:
         if debug:
             raise
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        print(f"error: {printable(sentence(error))}", file=sys.stderr)
         sys.exit(2)
     except Exception as error:
         if debug:
             raise
         print(
-            f"kanscan failed: {type(error).__name__}: {sentence(error)} (add --debug for the traceback)",
+            f"kanscan failed: {type(error).__name__}: {printable(sentence(error))} (add --debug for the traceback)",
             file=sys.stderr,
         )
         sys.exit(1)
@@ -150,16 +162,29 @@ def _argument_texts(function: Callable[..., Any]) -> dict[str, str]:
 def _show(result: Any, *, as_json: bool) -> None:
     if as_json:
         content = result.to_dict() if hasattr(result, "to_dict") else result
-        print(json.dumps(content, indent=2, default=_plain, ensure_ascii=False))
+        print(to_json(content, default=_plain))
     elif hasattr(result, "__rich__") or hasattr(result, "__rich_console__"):
         from rich.console import Console
 
         # A pipe has no width; tables must not be folded at 80 columns there.
         console = Console() if sys.stdout.isatty() else Console(width=160)
-        console.print(result)
+        console.print(_Printable(result))
     # A command that went through but found something wrong (broken files, unreadable cases) says so in `errors`.
     if getattr(result, "errors", None):
         raise typer.Exit(2)
+
+
+class _Printable:
+    """A result whose text can do nothing to the terminal, whatever names it holds."""
+
+    def __init__(self, result: object) -> None:
+        self.result = result
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        from rich.segment import Segment
+
+        for segment in console.render(self.result, options):  # type: ignore[arg-type]
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 def _plain(value: Any) -> Any:

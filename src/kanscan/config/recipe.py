@@ -83,15 +83,16 @@ def load_recipe(source: str | Path = "", overrides: Sequence[str] | Mapping[str,
     elif path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise ValueError(f"no recipe file at {path}")
-        text, where = path.read_text(encoding="utf-8"), str(path)
+        text, where = _text_of(path), str(path)
     else:
         if str(source) not in recipe_names():
             raise ValueError(unknown("recipe", str(source), recipe_names()))
         text, where = (files("kanscan.recipes") / f"{source}.yaml").read_text(encoding="utf-8"), str(source)
     try:
         content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ValueError(f"{where} is not valid YAML: {reason}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{where} must hold keys and values, got a {type(content).__name__}")
     changes = parse_overrides(overrides)
@@ -117,6 +118,13 @@ def _drop_what_was_written_for_another(content: dict[str, Any], changes: Mapping
         except ValueError:
             continue  # an unknown name: the check of the whole says so
         content[group] = {key: value for key, value in part.items() if key in now or key not in before}
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text; save it as UTF-8") from None
 
 
 def parse_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class Split:
     def sha256(self) -> str:
         """Digest of the three lists, to tell whether two runs used the same split."""
         content = json.dumps([self.train, self.validation, self.test], ensure_ascii=False)
-        return hashlib.sha256(content.encode()).hexdigest()
+        return hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
         """Give plain values for `kanscan.files.write_json`."""

@@ -50,12 +50,12 @@ def _installed(package: str) -> str | None:
         return None
 
 
-def _git_state() -> dict[str, Any] | None:
-    def git(*arguments: str) -> str:
-        command = ["git", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
+def _git_state() -> dict[str, str] | None:
+    # A repository's configuration may name programs that git runs to compare files (fsmonitor, filters); telling the
+    # commit compares none, and what could still be configured is switched off.
+    command = ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "rev-parse", "--verify", "HEAD"]
     try:
-        return {"commit": git("rev-parse", "HEAD"), "changed_files": len(git("status", "--porcelain").splitlines())}
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None  # no git, or not inside a repository
+    return {"commit": found.stdout.strip()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -240,16 +241,28 @@ class Run:
         """Take an existing run.
 
         Raises:
-            ValueError: The folder holds no run, or one written by a newer format.
+            ValueError: The folder holds no run, a damaged one, one written by a newer version, or links that lead out.
         """
         run = cls(Path(path))
         if not run.recipe_path.is_file() or not run.facts_path.is_file():
             raise ValueError(
                 f"{run.path} is not a run: expected a folder with recipe.yaml and run.json, as train writes it"
             )
+        run._refuse_links_that_lead_out()
         # Junk shall be known before anything is computed.
         run.facts  # noqa: B018
         return run
+
+    def _refuse_links_that_lead_out(self) -> None:
+        # A run may come from a stranger, and what is written into it or cleared in it must not land elsewhere.
+        inside = self.path.resolve()
+        for folder, folders, files in os.walk(self.path):
+            for name in (*folders, *files):
+                path = Path(folder, name)
+                if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                    raise ValueError(
+                        f"{path} is a link to {path.readlink()}, outside the run; a run keeps its own files"
+                    )
 
     @property
     def recipe(self) -> Recipe:

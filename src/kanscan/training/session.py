@@ -128,4 +128,9 @@ def enough_memory() -> Iterator[None]:
                 "the memory does not suffice for this training; lower trainer.batch_size or data.image_size (volumes: "
                 "volume.batch_size or volume.patch_size)"
             ) from None
+        if "DataLoader worker" in str(error):
+            raise ValueError(
+                "a process that reads files was killed, most likely because memory ran out; go on with resume=true and "
+                "data.num_workers=0, or with fewer"
+            ) from None
         raise

@@ -107,7 +107,7 @@ class Checked:
         from rich.markup import escape
         from rich.table import Table
 
-        facts = Table(title=f"{self.data}", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+        facts = Table(title=escape(self.data), box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
         facts.add_column("fact")
         facts.add_column("value", overflow="fold")
         for name, value in self._lines():

@@ -118,13 +118,7 @@ def predict_images(run: Run, inputs: Sequence[str | Path], wishes: Wishes) -> Pr
         found = predictor(image, probabilities=output.probabilities)
         return pipeline.write(case, image, found, predictor.class_names, output)[0]
 
-    try:
-        done = work_through(cases, predict, "predicting")
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"cannot write to {output.folder} ({error.strerror}); make room and go on with --skip-finished",
-        ) from None
+    done = work_through(cases, predict, "predicting")
     _write_failures(output.failures_path, done.failures)
     if pipeline is VOLUMES:
         # Memory decides whether a machine can take volumes at all.

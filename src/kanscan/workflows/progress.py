@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,12 +10,10 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from kanscan.data.case import Case
+from kanscan.files import NoRoomError, free_mib, printable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-#: What a full, a limited or a read-only disk answers: no other case would fare better.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -55,18 +52,16 @@ def work_through(cases: Sequence[Case], work: Callable[[Case], Result], words: s
         words: Said beside the progress bar, such as "predicting".
 
     Raises:
-        OSError: The disk is full or read-only, which concerns all cases.
+        NoRoomError: The disk is full or read-only, which concerns all cases.
     """
     results: list[Result] = []
     failures: list[Failure] = []
     for case in watched(cases, words):
         try:
             results.append(work(case))
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        except (KeyboardInterrupt, SystemExit, GeneratorExit, NoRoomError):
             raise
         except BaseException as error:
-            if isinstance(error, OSError) and error.errno in _NO_ROOM:
-                raise
             failures.append(Failure(case.id, told(error, case)))
     return Done(tuple(results), tuple(failures))
 
@@ -97,17 +92,19 @@ def say(text: str) -> None:
     """Tell the user something beside the result."""
     from rich.console import Console
 
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(printable(text), markup=False)
 
 
-def demand_output(folder: Path, what: str) -> None:
+def demand_output(folder: Path, what: str, needed_mib: float = 16) -> None:
     """Refuse a folder that cannot be written to, before anything is computed.
 
     Args:
         folder: Made later, with the folders above it.
         what: What it is for, such as "the report".
+        needed_mib: Space that will be taken, at least.
 
     Raises:
+        NoRoomError: The disk has less room.
         NotADirectoryError: It is a file, or lies below one.
         PermissionError: It cannot be written to.
     """
@@ -118,6 +115,12 @@ def demand_output(folder: Path, what: str) -> None:
         raise NotADirectoryError(f"{existing} is a file; {folder} cannot be made below it")
     if not os.access(existing, os.W_OK):
         raise PermissionError(f"cannot write to {existing}; choose another --output")
+    free = free_mib(folder)
+    if free < needed_mib:
+        raise NoRoomError(
+            f"{folder} lies on a disk with {free:,.0f} MiB left, {what} needs {needed_mib:,.0f} MiB at least; make "
+            "room or choose another --output"
+        )
 
 
 def peak_memory_mib() -> float:
