@@ -12,6 +12,7 @@ from commands.made import make_data, make_run
 from kanscan.commands.evaluate import evaluate
 from kanscan.data.pictures.files import write_label
 from kanscan.report import Report
+from kanscan.run.lock import locked
 
 
 @pytest.fixture
@@ -215,3 +216,10 @@ def test_cases_csv_has_a_row_a_case(run):
     assert len(rows) == 8
     assert float(rows[0]["dice"]) == pytest.approx(report.cases[0].value("dice"), rel=1e-5)
     assert rows[0]["group"] == "p04" and rows[0]["size"] == "45x70"
+
+
+def test_a_report_that_another_process_writes_is_not_written_over(run, tmp_path):
+    with locked(run.path, "evaluation"), pytest.raises(ValueError, match=r"evaluation is under way in .*run"):
+        evaluate(run.path)
+    evaluate(run.path)
+    assert not list(run.path.glob(".*"))

@@ -11,6 +11,7 @@ from kanscan.commands.evaluate import evaluate
 from kanscan.commands.predict import predict
 from kanscan.data.pictures.search import find_pictures
 from kanscan.files import read_json, write_json
+from kanscan.run.lock import locked
 from kanscan.workflows.predict import stored_values
 
 
@@ -185,3 +186,12 @@ def test_a_run_without_weights_says_so(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights yet"):
         predict(run, [tmp_path / "images"], output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_another_process_writes_is_refused(run, tmp_path):
+    with locked(tmp_path / "out", "prediction"), pytest.raises(ValueError, match=r"prediction is under way in .*out"):
+        predict(run, [tmp_path / "images"], output=tmp_path / "out")
+    with locked(tmp_path / "out", "prediction-1of2"):
+        with pytest.raises(ValueError, match="prediction-1of2 is under way"):
+            predict(run, [tmp_path / "images"], output=tmp_path / "out", shard="1/2")
+        assert predict(run, [tmp_path / "images"], output=tmp_path / "out", shard="2/2").files

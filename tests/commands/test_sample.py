@@ -14,6 +14,7 @@ from kanscan.data.made.synthetic import write_ultrasound
 from kanscan.pipelines import predictor
 from kanscan.pipelines.generation import generator
 from kanscan.run import Run
+from kanscan.run.lock import locked
 
 TINY = [
     "model.options.channels=32",
@@ -99,6 +100,11 @@ def test_samples_depend_on_seed_and_number_alone(pairs, made, tmp_path):
             assert np.abs(np.asarray(a).astype(int) - np.asarray(b)).max() <= 1
     other = sample(pairs.path, num_samples=1, seed=1, output=tmp_path / "other")
     assert bytes_of(other.files) != bytes_of(again.files[:1])
+
+
+def test_samples_that_another_process_makes_are_left_to_it(pairs, tmp_path):
+    with locked(tmp_path / "out", "sampling"), pytest.raises(ValueError, match=r"sampling is under way in .*out"):
+        sample(pairs.path, num_samples=1, output=tmp_path / "out")
 
 
 def test_samples_that_are_there_are_kept_and_missing_ones_made(pairs, made, tmp_path):

@@ -192,6 +192,40 @@ def test_a_run_killed_in_another_process_goes_on_to_the_same_weights(tiny, finis
         assert (path / name).read_bytes() == (finished.path / name).read_bytes()
 
 
+LONG = """
+import sys, time
+import torch
+from kanscan.training.segmentation import SegmentationTask
+torch.set_num_threads(1)
+step = SegmentationTask.training_step
+def slow(self, batch, index):
+    if self.current_epoch == 1:
+        print("training", flush=True)
+        time.sleep(600)
+    return step(self, batch, index)
+SegmentationTask.training_step = slow
+from kanscan.commands.train import train
+train("ukan", sys.argv[2:], epochs=3, output=sys.argv[1])
+"""
+
+
+def test_two_trainings_of_one_run_are_refused_and_the_killed_one_goes_on(tiny, finished, tmp_path):
+    path = tmp_path / "run"
+    command = [sys.executable, "-c", LONG, str(path), *tiny[1]]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout.readline() == "training\n"
+        for target, output in ((str(path), None), (tiny[0], path)):
+            with pytest.raises(ValueError, match=rf"training is under way in {path} \(process {first.pid} on"):
+                train(target, tiny[1], epochs=3, output=output, resume=True)
+    finally:
+        first.kill()
+        first.wait()
+    train(str(path), resume=True)
+    assert (path / "model.safetensors").read_bytes() == (finished.path / "model.safetensors").read_bytes()
+    assert not list(path.glob(".*"))
+
+
 def test_an_interrupted_training_says_how_to_go_on(tiny, tmp_path, monkeypatch, capsys):
     from kanscan.training.segmentation import SegmentationTask
 

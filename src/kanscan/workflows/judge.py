@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,7 @@ from kanscan.report.schema import Provenance, Reliability, Report
 from kanscan.report.write import write_report
 from kanscan.run import Run
 from kanscan.run.facts import NetworkFacts
+from kanscan.run.lock import locked
 from kanscan.workflows.progress import Done, Failure, demand_output, work_through
 
 #: What each part means for the figures, where it is not the test part.
@@ -68,6 +70,7 @@ def judge_run(
     Raises:
         ValueError: Run and data do not fit together, or no case could be judged.
         OSError: The folder cannot be written to.
+        InUseError: Another process judges into the folder.
 
     Example:
         >>> from kanscan.pipelines import evaluation_cases  # doctest: +SKIP
@@ -108,30 +111,32 @@ def judge_run(
         image, label = pipeline.read_pair(case, label_map)
         return pipeline.draw(image, predictor(image).label, label)
 
-    done = work_through(found.cases, judge_case, "judging")
-    here = run_provenance(
-        run, predictor, found, sum(seconds) / max(1, len(seconds)), [*caveats, *_failure_caveats(done.failures)]
-    )
-    report = assemble(
-        _demand_any(done),
-        names,
-        here,
-        unit="mm" if is_spaced else "pixels",
-        tolerance=part.nsd_tolerance,
-        tolerances=tolerances,
-        samples=part.bootstrap_samples,
-    )
-    report = report.model_copy(
-        update={
-            "curves": _columns(run.curves),
-            "reliability": _reliability(sums),
-            "recipe_yaml": run.recipe.to_yaml(),
-            "environment": read_json(run.environment_path) if run.environment_path.is_file() else {},
-            "errors": [one.sentence for one in done.failures],
-        }
-    )
-    report = add_printed(report, run.recipe.model_dump(mode="json"))
-    return _written(report, folder or run.path, {case.id: case for case in found.cases}, drawn_again)
+    folder = folder or run.path
+    with locked(folder, "evaluation"):
+        done = work_through(found.cases, judge_case, "judging")
+        here = run_provenance(
+            run, predictor, found, sum(seconds) / max(1, len(seconds)), [*caveats, *_failure_caveats(done.failures)]
+        )
+        report = assemble(
+            _demand_any(done),
+            names,
+            here,
+            unit="mm" if is_spaced else "pixels",
+            tolerance=part.nsd_tolerance,
+            tolerances=tolerances,
+            samples=part.bootstrap_samples,
+        )
+        report = report.model_copy(
+            update={
+                "curves": _columns(run.curves),
+                "reliability": _reliability(sums),
+                "recipe_yaml": run.recipe.to_yaml(),
+                "environment": read_json(run.environment_path) if run.environment_path.is_file() else {},
+                "errors": [one.sentence for one in done.failures],
+            }
+        )
+        report = add_printed(report, run.recipe.model_dump(mode="json"))
+        return _written(report, folder, {case.id: case for case in found.cases}, drawn_again)
 
 
 def judge_masks(
@@ -175,15 +180,16 @@ def judge_masks(
         return pipeline.draw(masks.image, masks.prediction, masks.label)
 
     cases = [pair[0] for pair in found.pairs]
-    done = work_through(cases, judge_case, "judging")
-    provenance = _mask_provenance(predictions, references, [*found.notes, *_failure_caveats(done.failures)])
-    judged = _demand_any(done)
-    unit = "pixels" if None in spacings else "mm"
-    report = assemble(judged, names, provenance, unit=unit, tolerances=tolerances or {})
-    report = report.model_copy(update={"errors": [one.sentence for one in done.failures]})
-    if folder is None:
-        return report
-    return _written(report, folder, {case.id: case for case in cases}, drawn_again)
+    with nullcontext() if folder is None else locked(folder, "evaluation"):
+        done = work_through(cases, judge_case, "judging")
+        provenance = _mask_provenance(predictions, references, [*found.notes, *_failure_caveats(done.failures)])
+        judged = _demand_any(done)
+        unit = "pixels" if None in spacings else "mm"
+        report = assemble(judged, names, provenance, unit=unit, tolerances=tolerances or {})
+        report = report.model_copy(update={"errors": [one.sentence for one in done.failures]})
+        if folder is None:
+            return report
+        return _written(report, folder, {case.id: case for case in cases}, drawn_again)
 
 
 def _written(

@@ -15,6 +15,7 @@ from kanscan.files import write_text
 from kanscan.pipelines import VOLUMES, labeling_pipeline
 from kanscan.pipelines.base import LabelingPipeline, Output
 from kanscan.run import Run
+from kanscan.run.lock import locked
 from kanscan.workflows.progress import Failure, demand_output, peak_memory_mib, work_through
 from kanscan.workflows.temperature import stored_temperature
 
@@ -94,7 +95,15 @@ def predict_images(run: Run, inputs: Sequence[str | Path], wishes: Wishes) -> Pr
         ValueError: Run, images or wishes do not fit together.
         FileNotFoundError: There is nothing at a path.
         FileExistsError: A file to write is there already.
+        InUseError: Another process writes the same into the folder.
     """
+    demand_output(wishes.output, "the label maps")
+    shard = "" if wishes.shard is None else f"-{wishes.shard.replace('/', 'of')}"
+    with locked(wishes.output, f"prediction{shard}"):
+        return _predict_images(run, inputs, wishes)
+
+
+def _predict_images(run: Run, inputs: Sequence[str | Path], wishes: Wishes) -> Predictions:
     pipeline, facts = labeling_pipeline(run), run.facts
     label_map = getattr(facts, "label_map", None)
     stored = stored_values(label_map, len(facts.class_names), indices=wishes.indices)
@@ -137,7 +146,6 @@ def _left_to_do(
     pipeline: LabelingPipeline, cases: Sequence[Case], output: Output, wishes: Wishes, notes: list[str]
 ) -> list[Case]:
     """Leave out what is done; refuse what would be lost or could not be written."""
-    demand_output(output.folder, "the label maps")
     files = {case.id: pipeline.outputs(case, output) for case in cases}
     owners: dict[Path, Case] = {}
     for case in cases:

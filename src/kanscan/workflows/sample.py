@@ -26,6 +26,7 @@ from kanscan.pipelines.generation import Generator, generator, open_unlabelled_p
 from kanscan.report.generation import GenerationScores, generation_page, neighbor_sheet, score_generation
 from kanscan.run import Run
 from kanscan.run.facts import GenerationFacts
+from kanscan.run.lock import locked
 
 #: Samples on the sheet of the page.
 SHOWN = 64
@@ -126,16 +127,19 @@ def make_samples(
         "clip": clip,
         "weights": _digest(opened.weights_path),
     }
-    _claim(folder, opened, made)
-    missing = [i for i in range(num_samples) if not _image(folder, i).is_file()]
-    batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
-    with _progress(len(batches) * len(chain.times)) as advance:
-        for batch in batches:
-            _make(make, folder, batch, made, advance)
-    files = tuple(_image(folder, i) for i in range(num_samples))
-    labels = tuple(_label(folder, i) for i in range(num_samples)) if make.class_names else ()
-    page, scores, notes = _page(opened, folder, files, labels, made, real, network)
-    return Samples(folder, files, labels, len(missing), page, scores, notes)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file, expected a folder for the samples")
+    with locked(folder, "sampling"):
+        _claim(folder, opened, made)
+        missing = [i for i in range(num_samples) if not _image(folder, i).is_file()]
+        batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
+        with _progress(len(batches) * len(chain.times)) as advance:
+            for batch in batches:
+                _make(make, folder, batch, made, advance)
+        files = tuple(_image(folder, i) for i in range(num_samples))
+        labels = tuple(_label(folder, i) for i in range(num_samples)) if make.class_names else ()
+        page, scores, notes = _page(opened, folder, files, labels, made, real, network)
+        return Samples(folder, files, labels, len(missing), page, scores, notes)
 
 
 def _digest(path: Path) -> str:
@@ -156,11 +160,8 @@ def _claim(folder: Path, run: Run, made: dict[str, Any]) -> None:
     Raises:
         ValueError: It holds samples that were made otherwise.
         FileExistsError: It holds pictures of unknown origin.
-        NotADirectoryError: It is a file.
     """
     note = folder / "samples.json"
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file, expected a folder for the samples")
     if note.is_file():
         before = read_json(note)
         for key, value in made.items():

@@ -15,6 +15,7 @@ from kanscan.pipelines.base import Preparation
 from kanscan.pipelines.parts import build_split
 from kanscan.run import Run
 from kanscan.run.facts import RunFacts
+from kanscan.run.lock import locked
 from kanscan.training.checkpoint import Checkpoints, Files, is_finished
 from kanscan.training.device import choose_device, device_text
 from kanscan.training.session import train_task
@@ -69,12 +70,20 @@ def train_run(
         ValueError: Something in recipe or data is wrong, or the run was made with other settings.
         FileExistsError: There is a run and `resume` is not set.
         PermissionError: The folder cannot be written to.
+        InUseError: Another process trains this run.
         Interrupted: A signal asked to stop.
     """
     run = Run(Path(path))
-    if resume and run.recipe_path.is_file():
-        return _go_on(recipe, Run.open(path), say)
-    run.demand_new()
+    with locked(run.path, "training"):
+        if resume and run.recipe_path.is_file():
+            return _go_on(recipe, Run.open(path), say)
+        run.demand_new()
+        return _begin(recipe, run, source, say)
+
+
+def _begin(
+    recipe: Recipe, run: Run, source: Opened | None, say: Callable[[str], None]
+) -> tuple[Run, Checkpoints | None]:
     preparation = prepare(recipe, source)
     _announce(preparation, say)
     for loader in filter(None, (preparation.train, preparation.validation)):
@@ -83,7 +92,7 @@ def train_run(
     source, device = preparation.source, device_text(choose_device(recipe.trainer.device))
     split = {**preparation.split.to_json(), "case_groups": {case.id: case.group for case in source.cases}}
     facts = preparation.pipeline.facts(preparation)
-    run = Run.create(path, preparation.recipe, facts, split=split, device=device)
+    run = Run.create(run.path, preparation.recipe, facts, split=split, device=device)
     preparation.pipeline.write_beside(run, preparation)
     try:
         return run, _fit(run, preparation)
