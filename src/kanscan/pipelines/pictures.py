@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from kanscan.config.foreign import keys_under, refuse_foreign
 from kanscan.config.recipe import Recipe
 from kanscan.data.case import Case, LabelMap
+from kanscan.data.dicom.picture import read_picture_spacing
+from kanscan.data.dicom.series import is_named_like_dicom
 from kanscan.data.examination import CaseFacts, examine
 from kanscan.data.pictures.dataset import ConcatenatedDataset, PictureDataset, labelled_pictures
 from kanscan.data.pictures.files import write_label
@@ -27,6 +29,7 @@ from kanscan.models import MODELS, model_options
 from kanscan.models.base import SegmentationModel
 from kanscan.models.fitting import check_fit, complete_options
 from kanscan.pipelines.base import LabelingPipeline, MaskPairs, Masks, Output, Preparation, write_probabilities
+from kanscan.pipelines.dicom_pictures import clip_label, clip_segmentation, segmentation_problem
 from kanscan.pipelines.masks import pair_pictures
 from kanscan.pipelines.parts import (
     READ_BY_ALL,
@@ -178,7 +181,12 @@ class PicturePipeline(LabelingPipeline[NDArray]):
 
     def outputs(self, case: Case, output: Output) -> list[Path]:
         """List the files of a case; see `LabelingPipeline`."""
-        return [output.folder / f"{case.id}.png", *output.beside(case).values()]
+        segmentation = clip_segmentation(case, output)
+        return [
+            output.folder / f"{case.id}.png",
+            *output.beside(case).values(),
+            *([segmentation] if segmentation is not None else []),
+        ]
 
     def read(self, case: Case) -> NDArray:
         """Read the picture of a case; see `LabelingPipeline`."""
@@ -198,16 +206,26 @@ class PicturePipeline(LabelingPipeline[NDArray]):
             save_png(beside["overlay"], overlay(image, found.label))
         if "probabilities" in beside:
             write_probabilities(beside["probabilities"], found, class_names)
-        write_label(label_path, np.array(output.values, dtype=np.uint16)[found.label])
+        values = np.array(output.values, dtype=np.uint16)
+        problem = ""
+        segmentation = clip_segmentation(case, output)
+        if segmentation is not None:
+            label = found.label if case.frame is None else clip_label(case, output, found.label)
+            problem = segmentation_problem(segmentation, case.images[0], label, class_names, output.codes)
+        write_label(label_path, values[found.label])
+        if problem:
+            raise ValueError(f"{label_path} is written, but no DICOM segmentation of {case.images[0]}: {problem}")
         return written
 
     def is_spaced(self, case: Case) -> bool:
         """Tell whether the layout says how large a pixel is; see `LabelingPipeline`."""
-        return case.spacing_mm is not None
+        return self.spacing_mm(case, None) is not None
 
-    def spacing_mm(self, case: Case, image: NDArray) -> tuple[float, ...] | None:
-        """Return the case's spacing; see `LabelingPipeline`."""
-        return case.spacing_mm
+    def spacing_mm(self, case: Case, image: NDArray | None) -> tuple[float, ...] | None:
+        """Return the spacing that the layout or a DICOM file says; see `LabelingPipeline`."""
+        if case.spacing_mm is not None or not is_named_like_dicom(case.images[0]):
+            return case.spacing_mm
+        return read_picture_spacing(case.images[0], case.frame)
 
     def pair_masks(self, predictions: Path, references: Path, label_map: LabelMap | None) -> MaskPairs:
         """Pair mask files; see `LabelingPipeline`."""

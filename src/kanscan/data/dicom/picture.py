@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from kanscan.data.dicom.archive import open_file
 from kanscan.data.dicom.series import Header, kind_of, read_header
 from kanscan.data.dicom.stack import decodable, functional_group, read_dataset
 from kanscan.data.limits import check_voxels
+from kanscan.data.optional_imports import pydicom_module
+from kanscan.data.readable import readable
 
 #: Of an ultrasound region: its axes are lengths, counted in centimeters; it shows tissue in two dimensions.
 _CENTIMETERS, _TISSUE = 3, 1
@@ -84,6 +87,18 @@ def read_picture_header(path: str | Path) -> Header:
     if head.kind:
         raise ValueError(f"{path} is no picture but a DICOM {head.kind}")
     return head
+
+
+def read_picture_spacing(path: str | Path, frame: int | None = None) -> tuple[float, float] | None:
+    """Read the distance of rows and columns in mm from a picture's header, None where it tells none.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    pydicom = pydicom_module()
+    with readable(Path(path)), open_file(Path(path)) as file:
+        return spacing_of_frame(pydicom.dcmread(file, stop_before_pixels=True, force=True), frame or 0)
+    raise AssertionError
 
 
 def _color(stored: np.ndarray, dataset: Any) -> np.ndarray:

@@ -69,7 +69,9 @@ def write_picture_segmentation(
     codes: Mapping[str, Sequence[str]] | None = None,
     frame: int | None = None,
 ) -> Path:
-    """Write a segment for each class that occurs in a picture, or in the frames of a clip, one item a frame.
+    """Write a segment for each class, found in a picture or in the frames of a clip, one item a frame.
+
+    All classes are described, also those that do not occur: the number of a segment is that of its class everywhere.
 
     Args:
         path: Ends in `.dcm`.
@@ -102,7 +104,7 @@ def write_picture_segmentation(
         # Of clips highdicom demands what only images with a place in the patient have: a frame is shown to it alone.
         del dataset.NumberOfFrames
         dataset.SOPClassUID = SecondaryCaptureImageStorage
-    classes = _present(planes, len(class_names))
+    classes = list(range(1, len(class_names)))
     # Without a frame of reference a segmentation is made of one frame; those of a clip are put together.
     kept = [k for k in range(len(planes)) if planes[k].any()] or [0]
     parts = [

@@ -23,6 +23,7 @@ _TAGS = (
     *("SamplesPerPixel", "BitsStored", "PhotometricInterpretation"),
     *("ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence", "SegmentSequence", "StructureSetROISequence"),
 )
+DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
 #: Where a file may keep its pixels.
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 #: SOP classes that are no images to predict though some hold pixels: how they begin, and what they are.
@@ -39,6 +40,8 @@ _NO_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.66": "registration or raw data",
     "1.2.840.10008.1.3.10": "directory (DICOMDIR)",
 }
+#: Those of them that hold label maps.
+SEGMENTATIONS = ("segmentation (SEG)", "label map (SEG)")
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,16 @@ def is_dicom_file(path: Path) -> bool:
     except (OSError, zlib.error):
         return False
     return start[128:] == b"DICM" or _begins_with_element(start)
+
+
+def is_named_like_dicom(path: Path) -> bool:
+    """Tell by name, and where that says nothing by its first bytes, whether a file is DICOM."""
+    suffix = path.suffix.lower()
+    if suffix in DICOM_SUFFIXES:
+        return True
+    # Scanners leave endings out, or write a UID whose last number looks like one.
+    bare = not suffix or suffix[1:].isdecimal()
+    return bare and path.name.upper() != "DICOMDIR" and is_dicom_file(path)
 
 
 def _begins_with_element(start: bytes) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from kanscan.data.dicom.picture import read_dicom_picture, read_picture_header
+from kanscan.data.dicom.series import is_named_like_dicom
 from kanscan.files import atomic
 
 _TIFF = frozenset({".tif", ".tiff"})
@@ -33,8 +35,8 @@ def read_image(path: str | Path, *, frame: int | None = None) -> np.ndarray:
     are otherwise untouched: 16-bit and floating-point files keep their range.
 
     Args:
-        path: PNG, JPEG, BMP, TIFF, GIF, WebP, PGM/PPM or NPY (channels last).
-        frame: Page of a multi-page TIFF, counted from 0.
+        path: PNG, JPEG, BMP, TIFF, GIF, WebP, PGM/PPM, DICOM or NPY (channels last).
+        frame: Page of a multi-page TIFF or frame of a DICOM clip, counted from 0.
 
     Returns:
         `(H, W)` or `(H, W, 3)` array of uint8, uint16 or float32.
@@ -97,6 +99,9 @@ def read_size(path: str | Path) -> tuple[int, int]:
         ValueError: The file is unreadable.
     """
     path = Path(path)
+    if path.is_file() and is_named_like_dicom(path):
+        head = read_picture_header(path)
+        return head.rows, head.columns
     if path.suffix.lower() in _TIFF or path.suffix.lower() == ".npy":
         shape = _decode(path, 0 if path.suffix.lower() in _TIFF else None, keep_palette=True).shape
         return int(shape[0]), int(shape[1])
@@ -115,6 +120,9 @@ def read_mode(path: str | Path, *, frame: int | None = None) -> str:
         ValueError: The file is unreadable.
     """
     path = Path(path)
+    if path.is_file() and is_named_like_dicom(path):
+        head = read_picture_header(path)
+        return f"{head.bits}-bit {'color' if head.is_color else 'grey'} DICOM"
     if path.suffix.lower() in _TIFF or path.suffix.lower() == ".npy":
         array = _decode(path, frame, keep_palette=True)
         channels = array.shape[-1] if array.ndim == 3 else 1
@@ -170,6 +178,8 @@ class _readable:  # noqa: N801  (reads as a statement: with _readable(path):)
 
 def _decode(path: Path, frame: int | None, *, keep_palette: bool) -> np.ndarray:
     with _readable(path):
+        if is_named_like_dicom(path):
+            return read_dicom_picture(path, frame)[0]
         if path.suffix.lower() == ".npy":
             return np.load(path, allow_pickle=False)
         if path.suffix.lower() in _TIFF:
