@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,12 +52,12 @@ def default_layer(model: nn.Module, x: Tensor) -> str:
     # A block tells more than a single operation in it.
     blocks = {name for name, module in model.named_modules() if name and any(True for _ in module.children())}
 
-    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+    def keep(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
+        def hook(module: nn.Module, inputs: tuple[object, ...], output: object) -> None:
             if not isinstance(output, Tensor):
                 return
             axes = _map_axes(output, x.shape[2:])
-            size = _token_size(inputs) if axes is None else [output.shape[axis] for axis in axes]
+            size: Sequence[int] | None = _token_size(inputs) if axes is None else [output.shape[axis] for axis in axes]
             if size:
                 reduction = (math.prod(x.shape[2:]) / math.prod(size)) ** (1 / len(size))
                 # Put at the end again: what ends last wins.
@@ -93,7 +92,7 @@ def _map_axes(output: Tensor, size: Sequence[int]) -> tuple[int, ...] | None:
     return None
 
 
-def _token_size(inputs: tuple[Any, ...]) -> tuple[int, int] | None:
+def _token_size(inputs: tuple[object, ...]) -> tuple[int, int] | None:
     """Return the size of the map that a layer's tokens form: it is given beside them."""
     return inputs[1] if len(inputs) > 1 and isinstance(inputs[1], tuple) else None
 

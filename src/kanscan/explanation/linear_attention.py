@@ -8,8 +8,8 @@ selection, held fixed each is linear in its values.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,9 @@ from kanscan.explanation.scan_attention import ENOUGH_PLACES, mean_distance, pla
 from kanscan.layers.attention import LinearAttention, rotate
 from kanscan.layers.spline import SplineLayer
 from kanscan.layers.ssm import SS2D
+
+#: Called by torch with a layer, its inputs (of attention: tokens and the size of their map) and its output.
+Hook = Callable[[nn.Module, tuple[Tensor, tuple[int, int]], Tensor], None]
 
 #: Places, as shares of height and width, over which distances are averaged.
 _PLACES = ((0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75))
@@ -101,7 +104,7 @@ def attention_map(model: nn.Module, x: Tensor, position: tuple[float, float], la
         )
     kept: dict[str, tuple[Tensor, tuple[int, int], Tensor]] = {}
 
-    def keep(name: str) -> Any:
+    def keep(name: str) -> Hook:
         return lambda module, inputs, output: kept.update({name: (inputs[0], inputs[1], output)})
 
     handles = [module.register_forward_hook(keep(name)) for name, module in layers.items()]
@@ -146,7 +149,7 @@ def scan_map(model: nn.Module, x: Tensor, position: tuple[float, float], size: t
     """
     kept: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Any:
+    def keep(name: str) -> Hook:
         # Directions are added up where they are merged; weights that some networks learn for them are left out.
         return lambda module, inputs, output: kept.update({name: output[0].sum(0)})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from kanscan.drawing.charts import page_style
 from kanscan.drawing.colors import CASING_COLOR, REFERENCE_COLOR, hexadecimal
 from kanscan.drawing.images import to_rgb
 from kanscan.drawing.planes import Plane, planes
@@ -37,16 +37,17 @@ class Row:
     """
 
     title: str
-    maps: Sequence[tuple[str, NDArray[Any]]]
+    maps: Sequence[tuple[str, NDArray[np.generic]]]
     first: str = "image"
-    outline: NDArray[Any] | None = None
+    outline: NDArray[np.generic] | None = None
     mark: tuple[int, ...] | None = None
 
 
+@page_style()
 def map_figure(
-    image: NDArray[Any],
+    image: NDArray[np.generic],
     rows: Sequence[Row],
-    label: NDArray[Any] | None = None,
+    label: NDArray[np.generic] | None = None,
     *,
     bar: str,
     spacing_mm: Sequence[float] | None = None,
@@ -86,21 +87,26 @@ def map_figure(
                     _cross(axis, plane.point(row.mark))
             for axis in line[1 + len(maps) :]:
                 axis.set_visible(False)
-    colors = ScalarMappable(Normalize(0, 1), HEAT)
-    drawn = figure.colorbar(colors, ax=list(axes.flat), fraction=0.03, pad=0.01, aspect=30, alpha=_ALPHA)
-    drawn.set_label(bar, fontsize=8)
-    drawn.ax.tick_params(labelsize=7)
+    _bar(figure, axes, bar, alpha=_ALPHA, fraction=0.03, aspect=30)
     return figure
 
 
-def _grid(shown: Sequence[Plane], rows: int, columns: int) -> tuple[Figure, NDArray[Any]]:
+def _bar(figure: Figure, axes: Sequence[Sequence[Axes]], text: str, alpha: float, fraction: float, aspect: int) -> None:
+    everywhere = [axis for line in axes for axis in line]
+    colors = ScalarMappable(Normalize(0, 1), HEAT)
+    drawn = figure.colorbar(colors, ax=everywhere, fraction=fraction, pad=0.01, aspect=aspect, alpha=alpha)
+    drawn.set_label(text, fontsize=8)
+    drawn.ax.tick_params(labelsize=7)
+
+
+def _grid(shown: Sequence[Plane], rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
     # Each line of panels is as high as its plane is, so that nothing is squeezed and little is empty.
     heights = [_WIDTH * min(1.6, max(0.5, p.size[0] * p.aspect / p.size[1])) for p in shown] * rows
     # The text beside the color bar needs its length.
     height = max(2.4, sum(heights) + 0.25 * rows)
     figure = Figure(figsize=(_WIDTH * columns + 0.8, height), layout="constrained")
-    axes = figure.subplots(len(heights), columns, squeeze=False, gridspec_kw={"height_ratios": heights})
-    for axis in axes.flat:
+    axes = figure.subplots(len(heights), columns, squeeze=False, gridspec_kw={"height_ratios": heights}).tolist()
+    for axis in (axis for line in axes for axis in line):
         axis.set_xticks([])
         axis.set_yticks([])
         axis.spines[:].set_visible(False)
@@ -110,9 +116,9 @@ def _grid(shown: Sequence[Plane], rows: int, columns: int) -> tuple[Figure, NDAr
 def _draw(
     axis: Axes,
     plane: Plane,
-    base: NDArray[Any],
-    heat: NDArray[Any] | None,
-    label: NDArray[Any] | None,
+    base: NDArray[np.generic],
+    heat: NDArray[np.generic] | None,
+    label: NDArray[np.generic] | None,
     window: tuple[float, float],
 ) -> None:
     grey = base.mean(-1) if base.ndim == 3 and heat is not None else base
@@ -120,7 +126,7 @@ def _draw(
     if heat is not None:
         axis.imshow(heat, cmap=HEAT, alpha=_ALPHA, vmin=0, vmax=1, aspect=plane.aspect, interpolation="nearest")
     if label is not None:
-        outlined = plane.cut(label) > 0
+        outlined = plane.cut(label) != 0
         if outlined.any() and not outlined.all():
             for color, width in ((CASING_COLOR, 2.4), (REFERENCE_COLOR, 1.2)):
                 axis.contour(outlined, levels=[0.5], colors=hexadecimal(color), linewidths=width)
@@ -131,7 +137,7 @@ def _cross(axis: Axes, point: tuple[int, int]) -> None:
     axis.plot(column, row, marker="+", color=_MARK, markersize=9, markeredgewidth=1.6)
 
 
-def _on_grid(heat: NDArray[Any], size: Sequence[int]) -> NDArray[Any]:
+def _on_grid(heat: NDArray[np.generic], size: Sequence[int]) -> NDArray[np.generic]:
     """Repeat the places of a coarser map until it has the image's size."""
     for axis, n in enumerate(size):
         if heat.shape[axis] != n:
@@ -144,6 +150,7 @@ def on_image(place: Sequence[int], size: Sequence[int], image_size: Sequence[int
     return tuple(min(int((p + 0.5) * n / s), n - 1) for p, s, n in zip(place, size, image_size, strict=True))
 
 
+@page_style()
 def receptive_field_figure(
     fields: Sequence[tuple[str, ReceptiveField]], spacing_mm: Sequence[float] | None = None
 ) -> Figure:
@@ -151,13 +158,11 @@ def receptive_field_figure(
     shown = planes(fields[0][1].field.shape, spacing_mm)
     figure, axes = _grid(shown, 1, len(fields))
     for column, (title, found) in enumerate(fields):
-        for plane, axis in zip(shown, axes[:, column], strict=True):
+        for plane, line in zip(shown, axes, strict=True):
             heat = plane.cut(found.field.pow(0.25).numpy())
-            axis.imshow(heat, cmap=HEAT, vmin=0, vmax=1, aspect=plane.aspect)
+            line[column].imshow(heat, cmap=HEAT, vmin=0, vmax=1, aspect=plane.aspect)
             if column == 0:
-                axis.set_ylabel(plane.title, fontsize=8)
-        axes[0, column].set_title(f"{title}\n95% of it in {100 * found.area(0.95):.0f}% of the image", fontsize=8)
-    drawn = figure.colorbar(ScalarMappable(Normalize(0, 1), HEAT), ax=list(axes.flat), fraction=0.04, pad=0.01)
-    drawn.set_label("gradient, fourth root", fontsize=8)
-    drawn.ax.tick_params(labelsize=7)
+                line[column].set_ylabel(plane.title, fontsize=8)
+        axes[0][column].set_title(f"{title}\n95% of it in {100 * found.area(0.95):.0f}% of the image", fontsize=8)
+    _bar(figure, axes, "gradient, fourth root", alpha=1, fraction=0.04, aspect=20)
     return figure

@@ -9,10 +9,9 @@ marked place, and which places a token was made of, are read off gradients of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -141,8 +140,8 @@ def _sites(model: nn.Module, x: Tensor, layers: dict[str, nn.Module]) -> dict[st
     shapes: dict[str, tuple[int, ...]] = {}
     lengths: dict[str, int] = {}
 
-    def keep(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def keep(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             if inputs and isinstance(inputs[0], Tensor):
                 shapes[name] = tuple(inputs[0].shape)
                 lengths[name] = max(lengths.get(name, 0), *inputs[0].shape[1:2])
@@ -299,22 +298,22 @@ def _watch(model: nn.Module, x: Tensor, site: _Site, block: nn.Module, cores: di
     seen = _Pass(inputs={name: [] for name in cores})
     around = model.get_submodule(site.around)
 
-    def enter(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    def enter(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         seen.image = inputs[0].detach().clone().requires_grad_(True)
         return (seen.image, *inputs[1:])
 
-    def take_tokens(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def take_tokens(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         # The first child that is given tokens has them before anything else is done to them.
         if inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim == 3 and len(seen.tokens) == len(seen.mixed):
             seen.tokens.append(inputs[0])
 
-    def take_mixed(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def take_mixed(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         seen.mixed.append(output)
 
-    def leave(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def leave(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         seen.output = output
 
-    def take_input(name: str) -> Any:
+    def take_input(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda module, inputs: seen.inputs[name].append(inputs[0])
 
     with ExitStack() as stack, torch.enable_grad():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ class FeatureNet:
 
     about: str
     relative: bool
-    network: Any | None
+    network: torch.jit.ScriptModule | None
     device: torch.device
 
     @torch.inference_mode()
@@ -109,9 +108,9 @@ def load_features(path: str | Path, device: torch.device | str = "cpu") -> Featu
     return FeatureNet(f"{path.name}, SHA-256 {digest[:16]}", False, network, torch.device(device))
 
 
-def _arguments(network: Any) -> list[str]:
+def _arguments(network: torch.jit.ScriptModule) -> list[str]:
     try:
-        return [argument.name for argument in network.forward.schema.arguments]
+        return [argument.name for argument in getattr(network.forward, "schema").arguments]  # noqa: B009
     except (AttributeError, RuntimeError):
         return []
 

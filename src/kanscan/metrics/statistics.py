@@ -5,10 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def _interval(
         return float(means[0]), float(means[0]), "constant"
     from scipy.stats import bootstrap
 
-    def mean(s: NDArray[np.float64], c: NDArray[np.float64], axis: int = -1) -> Any:
+    def mean(s: NDArray[np.float64], c: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
         return s.sum(axis=axis) / c.sum(axis=axis)
 
     for method in ("BCa", "percentile"):
@@ -171,7 +173,7 @@ def _wilcoxon(differences: NDArray[np.float64]) -> float | None:
     return float(wilcoxon(cleaned, zero_method="pratt").pvalue)
 
 
-def adjust_p_values(p_values: Mapping[Any, float]) -> dict[Any, float]:
+def adjust_p_values(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """Control the false discovery rate over several tests (Benjamini and Hochberg)."""
     from scipy.stats import false_discovery_control
 

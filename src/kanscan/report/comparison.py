@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -16,7 +16,7 @@ from kanscan.metrics import METRICS, PairedDifference, Summary, adjust_p_values,
 from kanscan.papers import Claim, load_paper, paper_names
 from kanscan.report.numerals import NONE, number, span, title
 from kanscan.report.printed import pooled_name
-from kanscan.report.schema import Report
+from kanscan.report.schema import CaseScores, Report
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -92,7 +92,7 @@ class Comparison:
     paired: tuple[Paired, ...]
     notes: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain values."""
         return asdict(self)
 
@@ -340,7 +340,7 @@ def _paired(reports: dict[str, Report], metric: str) -> tuple[list[Paired], list
     return results, notes
 
 
-def _agreeing(first: Report, other: Report) -> tuple[str, list[tuple[Any, Any]]]:
+def _agreeing(first: Report, other: Report) -> tuple[str, list[tuple[CaseScores, CaseScores]]]:
     """Pair the cases that have the same name, size and reference; say what does not agree."""
     if first.class_names != other.class_names:
         return f"other classes ({', '.join(other.class_names)}; {', '.join(first.class_names)})", []

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, ValidationError
 
 from kanscan.drawing.tables import rich_notes, rich_table
 from kanscan.files import read_json
@@ -194,7 +194,7 @@ class Report(_Part):
     #: Column of the training curves -> value an epoch.
     curves: dict[str, list[float | None]] = Field(default_factory=dict)
     recipe_yaml: str = ""
-    environment: dict[str, Any] = Field(default_factory=dict)
+    environment: dict[str, JsonValue] = Field(default_factory=dict)
     cases: list[CaseScores]
 
     _folder: Path | None = PrivateAttr(default=None)
@@ -229,7 +229,7 @@ class Report(_Part):
         report._folder = path.parent
         return report
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain values, as in report.json."""
         return self.model_dump(mode="json")
 

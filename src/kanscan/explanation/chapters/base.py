@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -27,13 +27,13 @@ class Sample:
     """
 
     id: str
-    image: NDArray[Any]
+    image: NDArray[np.generic]
     x: Tensor
     label: Tensor | None = None
     spacing_mm: tuple[float, ...] | None = None
 
     @property
-    def outline(self) -> NDArray[Any] | None:
+    def outline(self) -> NDArray[np.generic] | None:
         """The label as it is drawn: what is ignored is background."""
         return None if self.label is None else self.label.masked_fill(self.label == IGNORED, 0).numpy()
 
@@ -68,7 +68,7 @@ class Chapter:
     sentences: Sequence[str]
     figures: Sequence[tuple[str, Figure, str]] = ()
     tables: Sequence[tuple[Sequence[str], Sequence[Sequence[str]], Sequence[int]]] = ()
-    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    arrays: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
 
 

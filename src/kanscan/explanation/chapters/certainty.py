@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
-from typing import Any
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -39,25 +40,12 @@ def uncertainty(
         device: Where the networks are.
         num_draws: Predictions with dropout left on.
     """
-    arrays: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[np.generic]] = {}
     figures, means = [], []
     with dropping(models[0]) as num_dropping:
         pass
     for sample in samples:
         kinds = _kinds(models, probabilities, sample.x[None].to(device), num_draws if num_dropping else 0)
-        rows = [
-            Row(
-                f"{name} ({found.num_predictions})",
-                [
-                    ("entropy", found.entropy.numpy()),
-                    ("mutual information", found.mutual_information.numpy()),
-                    ("disagreement", (1 - found.agreement).numpy()),
-                ],
-                "choice of the mean",
-                found.mean.argmax(0).numpy(),
-            )
-            for name, found in kinds.items()
-        ]
         for name, found in kinds.items():
             arrays |= {
                 f"{sample.id}/{name}/mean": found.mean.float().numpy(),
@@ -65,19 +53,8 @@ def uncertainty(
                 f"{sample.id}/{name}/mutual_information": found.mutual_information.float().numpy(),
                 f"{sample.id}/{name}/agreement": found.agreement.float().numpy(),
             }
-        label = sample.outline
         means.append({name: _means(found, sample) for name, found in kinds.items()})
-        elsewhere = "the label" if label is not None else "nothing"
-        figures.append(
-            (
-                f"uncertainty-{sample.id}",
-                map_figure(sample.image, rows, label, bar="value, 0 is sure", spacing_mm=sample.spacing_mm),
-                f"{sample.id}: one image. In brackets how many predictions are joined. Entropy of their mean (1 is no "
-                "idea), the part of it that comes from disagreement, and the share that choose another class than "
-                f"most. Outlined in {REFERENCE_WORDS}: in the first column the choice of the mean, elsewhere "
-                f"{elsewhere}.",
-            )
-        )
+        figures.append(_uncertainty_figure(sample, kinds))
     table = [
         (name, str(means[0][name][0]), *(_mean_text([m[name][part] for m in means]) for part in range(1, 6)))
         for name in means[0]
@@ -105,6 +82,31 @@ def uncertainty(
         [(columns, table, (1, 2, 3, 4, 5, 6))],
         arrays,
     )
+
+
+def _uncertainty_figure(sample: Sample, kinds: Mapping[str, Uncertainty]) -> tuple[str, Figure, str]:
+    rows = [
+        Row(
+            f"{name} ({found.num_predictions})",
+            [
+                ("entropy", found.entropy.numpy()),
+                ("mutual information", found.mutual_information.numpy()),
+                ("disagreement", (1 - found.agreement).numpy()),
+            ],
+            "choice of the mean",
+            found.mean.argmax(0).numpy(),
+        )
+        for name, found in kinds.items()
+    ]
+    label = sample.outline
+    drawn = map_figure(sample.image, rows, label, bar="value, 0 is sure", spacing_mm=sample.spacing_mm)
+    caption = (
+        f"{sample.id}: one image. In brackets how many predictions are joined. Entropy of their mean (1 is no idea), "
+        "the part of it that comes from disagreement, and the share that choose another class than most. Outlined in "
+        f"{REFERENCE_WORDS}: in the first column the choice of the mean, elsewhere "
+        f"{'nothing' if label is None else 'the label'}."
+    )
+    return f"uncertainty-{sample.id}", drawn, caption
 
 
 def _kinds(

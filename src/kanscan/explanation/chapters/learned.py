@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -145,8 +144,8 @@ def _sentences(layers: Sequence[ObservedLayer], num_images: int, num_layers: int
     return text
 
 
-def _arrays(layers: Sequence[ObservedLayer]) -> dict[str, NDArray[Any]]:
-    arrays: dict[str, NDArray[Any]] = {}
+def _arrays(layers: Sequence[ObservedLayer]) -> dict[str, NDArray[np.generic]]:
+    arrays: dict[str, NDArray[np.generic]] = {}
     for layer in layers:
         arrays |= {
             f"{layer.name}/importance": layer.importance.numpy(),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ def maps(
         ValueError: The network has no such layer.
     """
     layer = layer or default_layer(model, samples[0].x[None].to(device))
-    arrays: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[np.generic]] = {}
     figures = []
     scores: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for number, sample in enumerate(samples):
@@ -117,7 +117,7 @@ def _maps(
     return {name: value.detach().float().cpu() for name, value in found.items()}
 
 
-def _panels(found: Mapping[str, Tensor]) -> list[tuple[str, NDArray[Any]]]:
+def _panels(found: Mapping[str, Tensor]) -> list[tuple[str, NDArray[np.generic]]]:
     return [(name, value.numpy()) for name, value in found.items()]
 
 

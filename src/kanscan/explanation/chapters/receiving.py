@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
+import numpy as np
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -30,7 +31,7 @@ def scans(
     Raises:
         ValueError: The network has no scans over places.
     """
-    arrays: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[np.generic]] = {}
     figures, every, random = [], [], []
     for sample in samples:
         x = sample.x[None].to(device)
@@ -114,7 +115,7 @@ def attention(
     layers = attention_layers(model)
     kan = bool(layers) and has_kan(next(iter(layers.values())))
     title = "KAN attention" if kan else "linear attention"
-    arrays: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[np.generic]] = {}
     figures, names = [], {}
     every: dict[str, list[tuple[Mixer, float]]] = {}
     for sample in samples:
@@ -132,28 +133,7 @@ def attention(
                 f"{sample.id}/{name}/activity": mixer.activity.numpy(),
                 f"{sample.id}/{name}/received": mixer.received.numpy(),
             }
-        mark = on_image(looked[title].query, looked[title].size, size)
-        top = {name: float(mixer.received.max().sqrt()) or 1.0 for name, mixer in looked.items()}
-        rows = [
-            Row("strength of output", [(name, heat.numpy()) for name, heat in heats.items()]),
-            Row(
-                "received by +",
-                [(name, (mixer.received.sqrt() / top[name]).numpy()) for name, mixer in looked.items()],
-                mark=mark,
-            ),
-        ]
-        caption = (
-            f"{sample.id}: one image. Above: mean absolute output over channels. Below: share of what the marked place "
-            "receives from each place, absolute contributions summed over channels and directions; square root. Each "
-            "map scaled by itself."
-        )
-        figures.append(
-            (
-                f"attention-{sample.id}",
-                map_figure(sample.image, rows, sample.outline, bar="each map 0..1 by itself"),
-                caption,
-            )
-        )
+        figures.append(_attention_figure(sample, looked, heats, title))
     return Chapter(
         "attention",
         f"{title[0].upper()}{title[1:]} beside scans",
@@ -168,6 +148,25 @@ def attention(
         [_mixer_table(every, names)],
         arrays,
     )
+
+
+def _attention_figure(
+    sample: Sample, looked: Mapping[str, Mixer], heats: Mapping[str, Tensor], title: str
+) -> tuple[str, Figure, str]:
+    mark = on_image(looked[title].query, looked[title].size, sample.x.shape[1:])
+    top = {name: float(mixer.received.max().sqrt()) or 1.0 for name, mixer in looked.items()}
+    received = [(name, (mixer.received.sqrt() / top[name]).numpy()) for name, mixer in looked.items()]
+    rows = [
+        Row("strength of output", [(name, heat.numpy()) for name, heat in heats.items()]),
+        Row("received by +", received, mark=mark),
+    ]
+    drawn = map_figure(sample.image, rows, sample.outline, bar="each map 0..1 by itself")
+    caption = (
+        f"{sample.id}: one image. Above: mean absolute output over channels. Below: share of what the marked place "
+        "receives from each place, absolute contributions summed over channels and directions; square root. Each "
+        "map scaled by itself."
+    )
+    return f"attention-{sample.id}", drawn, caption
 
 
 def _look(
