@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kanscan.data.dicom.series import segment_names
-from kanscan.data.dicom.stack import frames_of
+from kanscan.data.dicom.stack import decoded_frames, frames_of
 from kanscan.data.readable import readable
 
 #: A contour belongs to the slice that it lies in within this share of the distance of slices.
@@ -28,15 +28,13 @@ def read_segments(path: Path, dataset: Any) -> Iterator[tuple[str, np.ndarray, n
         millimeters (right, front, head) with the unit normal as its third column.
     """
     with readable(path):
-        from pydicom.pixels import iter_pixels
-
         numbered = (int(one.SegmentNumber) for one in dataset.SegmentSequence)
         names = dict(zip(numbered, segment_names(dataset), strict=True))
         label_map = str(getattr(dataset, "SegmentationType", "BINARY")) == "LABELMAP"
         half = float(getattr(dataset, "MaximumFractionalValue", 1) or 1) / 2
         frames = frames_of(dataset)
         numbers = None if label_map else [_segment_number(dataset, k) for k in range(len(frames))]
-        for k, plane in enumerate(iter_pixels(dataset)):
+        for k, plane in enumerate(decoded_frames(dataset, len(frames))):
             present = [int(v) for v in np.unique(plane) if v] if numbers is None else [numbers[k]]
             for number in present:
                 inside = plane == number if numbers is None else plane > half * 0.999

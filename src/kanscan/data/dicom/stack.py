@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,12 +259,10 @@ def _tilt(slices: Sequence[Slice], where: str) -> tuple[str, ...]:
 
 def _planes(dataset: Any, file: Path, frames: Sequence[Slice]) -> Iterator[np.ndarray]:
     """Decode the frames of a file, which has no pixels any more afterwards."""
-    from pydicom.pixels import iter_pixels
-
     rows, columns = frames[0].size
     found = 0
     with decodable(file):
-        for plane in iter_pixels(dataset):
+        for plane in decoded_frames(dataset, len(frames)):
             if plane.shape != (rows, columns):
                 raise ValueError(f"its pixels are no grey slice of {columns} x {rows}")
             yield plane
@@ -274,6 +272,15 @@ def _planes(dataset: Any, file: Path, frames: Sequence[Slice]) -> Iterator[np.nd
     for name in PIXELS:
         if name in dataset:
             delattr(dataset, name)
+
+
+def decoded_frames(dataset: Any, count: int) -> Iterable[np.ndarray]:
+    """Decode a file frame by frame; many compressed ones at once: finding each would take a walk through all."""
+    from pydicom.pixels import iter_pixels, pixel_array
+
+    if count > 1 and dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        return pixel_array(dataset)
+    return iter_pixels(dataset, indices=range(count))
 
 
 @contextmanager

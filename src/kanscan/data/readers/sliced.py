@@ -105,9 +105,10 @@ class Synapse(_Sliced):
             if listed is None:
                 continue
             there = slices if name == "train.txt" else volumes
-            gone = [one for one in listed if one not in {bare_name(path) for path in there}]
+            wanted, present = set(listed), {bare_name(path) for path in there}
+            gone = [one for one in listed if one not in present]
             problems += [f"{name} names {len(gone)} files that are not there, first {gone[0]}"] if gone else []
-            kept = [path for path in there if bare_name(path) in set(listed)]
+            kept = [path for path in there if bare_name(path) in wanted]
             slices, volumes = (kept, volumes) if name == "train.txt" else (slices, kept)
         subsets = {m[1]: "train" for p in slices if (m := self.slice_name.fullmatch(bare_name(p)))}
         subsets |= {bare_name(path): "test" for path in volumes}

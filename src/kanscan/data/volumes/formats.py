@@ -115,7 +115,7 @@ def read_grid(path: str | Path) -> tuple[tuple[int, int, int], np.ndarray, str]:
     with readable(path):
         image, affine, _, _ = open_nifti(path)
         shape = _three(tuple(image.shape))
-        return shape, check_affine(path, affine), f"{image.get_data_dtype()} {format_name(path)}"
+        return shape, check_affine(path, affine, shape), f"{image.get_data_dtype()} {format_name(path)}"
     raise AssertionError
 
 
@@ -183,7 +183,7 @@ def _checked(found: Volume, fill_nan: float | None = None) -> Volume:
         raise ValueError(f"cannot read {path}: voxels of type {array.dtype} are not supported")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         array = _filled(path, array, fill_nan)
-    return replace(found, array=array, affine=check_affine(path, found.affine))
+    return replace(found, array=array, affine=check_affine(path, found.affine, array.shape))
 
 
 def _filled(path: str, array: np.ndarray, fill_nan: float | None) -> np.ndarray:
@@ -196,8 +196,13 @@ def _filled(path: str, array: np.ndarray, fill_nan: float | None) -> np.ndarray:
     return np.where(np.isnan(array), array.dtype.type(fill_nan), array)
 
 
-def check_affine(path: str | Path, affine: np.ndarray) -> np.ndarray:
-    """Refuse an affine that places no voxel, or places them as nothing in a patient lies.
+def check_affine(path: str | Path, affine: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Refuse an affine that places no voxel, or places neighbors as nothing in a patient lies.
+
+    Args:
+        path: The file, for sentences.
+        affine: `(4, 4)`.
+        shape: Of the volume; a lone slice has no neighbor.
 
     Raises:
         ValueError: It is not finite, folds an axis away, or puts neighbors implausibly far apart.
@@ -206,7 +211,7 @@ def check_affine(path: str | Path, affine: np.ndarray) -> np.ndarray:
     if not places_voxels(affine):
         raise ValueError(f"{path} has an affine that places no voxel (not finite, or an axis of length 0); repair it")
     spacing = spacing_of(affine)
-    if max(spacing) > _FARTHEST_MM:
+    if any(size > 1 and step > _FARTHEST_MM for size, step in zip(shape, spacing, strict=False)):
         text = " x ".join(f"{s:g}" for s in spacing)
         raise ValueError(f"{path} says that its voxels lie {text} mm apart, which is implausible; repair its header")
     return affine
