@@ -320,3 +320,30 @@ def test_a_plan_of_nnunet_is_taken_as_it_stands(run, data, tmp_path):
         train(str(data), {**settings, "volume.slices": True}, output=tmp_path / "no")
     with pytest.raises(FileNotFoundError, match=r"no file at volume\.plan="):
         train(str(data), {**settings, "volume.plan": str(tmp_path / "gone.json")}, output=tmp_path / "no")
+
+
+def test_what_was_decided_while_reading_is_told(run, tmp_path):
+    """Units, in prediction and check; a NaN background is filled in prediction as in training."""
+    image, label = box((14, 16, 12))
+    made = nibabel.Nifti1Image(image, np.diag([1000.0, 1000, 1000, 1]))
+    made.header.set_xyzt_units("micron")
+    for folder, array in (("images", made), ("labels", nibabel.Nifti1Image(label, made.affine, made.header))):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        nibabel.save(array, tmp_path / "set" / folder / "a.nii.gz")
+    done = predict(run.path, [tmp_path / "set" / "images"], output=tmp_path / "out")
+    assert "counts in units of micron" in " ".join(done.notes)
+    assert nibabel.load(done.files[0]).header.get_xyzt_units()[0] == "micron"
+    found = check(tmp_path / "set", output=tmp_path / "sheet.png")
+    assert found.errors == ()
+    assert "counts in units of micron" in " ".join(found.notes)
+    report = evaluate(done.files[0].parent, tmp_path / "set" / "labels")
+    assert report.num_cases == 1
+
+
+def test_left_and_right_are_told(tmp_path, capsys):
+    labels = {"0": "background", "1": "left", "2": "right"}
+    root = make_msd(tmp_path / "Task97_Sides", 5, (14, 16, 12), labels=labels)
+    short = {"volume.batches_per_epoch": 1, "trainer.epochs": 1, "volume.cache": str(tmp_path / "cache")}
+    train(str(root), {**SMALL, **short}, output=tmp_path / "run")
+    told = capsys.readouterr()
+    assert "nothing is mirrored across the body" in " ".join((told.out + told.err).split())

@@ -544,3 +544,33 @@ def test_a_spacing_that_would_need_terabytes_is_one_sentence():
     volume = Volume(np.ones((64, 64, 64), np.int16), np.diag([200.0, 200, 200, 1]), path="far.nii.gz")
     with pytest.raises(ValueError, match=r"far.nii.gz, resampled from 200 x 200 x 200 to 0.5 x .* voxels, more than"):
         prepare_volume(volume, plan)
+
+
+# Arrays
+
+
+def test_arrays_in_other_files_and_arrays_that_lie_are_refused(tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["image"] = np.zeros((3, 4, 5))
+    with h5py.File(tmp_path / "external.h5", "w") as file:
+        file["image"] = h5py.ExternalLink("secret.h5", "image")
+    (tmp_path / "raw").write_bytes(bytes(480))
+    with h5py.File(tmp_path / "raw.h5", "w") as file:
+        file.create_dataset("image", (3, 4, 5), "f8", external=[(str(tmp_path / "raw"), 0, 480)])
+    layout = h5py.VirtualLayout((3, 4, 5), "f8")
+    layout[:] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "image", (3, 4, 5))
+    with h5py.File(tmp_path / "virtual.h5", "w") as file:
+        file.create_virtual_dataset("image", layout)
+    for name in ("external", "raw", "virtual"):
+        with pytest.raises(ValueError, match="that is not followed"):
+            read_volume(tmp_path / f"{name}.h5")
+    assert read_volume(tmp_path / "secret.h5").shape == (5, 4, 3)
+    with h5py.File(tmp_path / "huge.h5", "w") as file:
+        file.create_dataset("image", (10**4, 10**4, 10**4), "u1", chunks=(1, 100, 100))
+    np.savez_compressed(tmp_path / "bomb.npz", image=np.zeros((200, 200, 200), np.uint8))
+    with pytest.raises(ValueError, match=r"1e\+12 voxels, more than"):
+        read_volume(tmp_path / "huge.h5")
+    monkeypatch.setenv("KANSCAN_MOST_VOXELS", "1000000")
+    with pytest.raises(ValueError, match=r"8e\+06 voxels, more than the 1e\+06"):
+        read_volume(tmp_path / "bomb.npz")

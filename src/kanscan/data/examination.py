@@ -33,6 +33,7 @@ class CaseFacts:
         class_pixels: Pixels of each class; empty if the label could not be read.
         errors: What is wrong, one sentence each.
         spacing_mm: Of a volume, along the axes of its file.
+        notes: Of a volume: what was decided while it was read, one sentence each.
         orientation: Of a volume: where the axes of its file point ("RAS" is right, front, head).
     """
 
@@ -47,6 +48,7 @@ class CaseFacts:
     errors: tuple[str, ...] = ()
     spacing_mm: tuple[float, ...] | None = None
     orientation: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def examine(case: Case, label_map: LabelMap) -> CaseFacts:
@@ -142,6 +144,7 @@ def examine_volume(case: Case, label_map: LabelMap) -> CaseFacts:
             "signature": volume_signature(image.array),
             "spacing_mm": image.spacing_mm,
             "orientation": axis_codes(image.affine),
+            "notes": image.notes,
         }
     except (OSError, ValueError) as error:
         errors.append(str(error))

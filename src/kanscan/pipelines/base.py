@@ -224,6 +224,10 @@ class LabelingPipeline(Pipeline, Generic[Image]):
             ValueError: It cannot be read; the sentence names the file.
         """
 
+    def notes(self, image: Image) -> tuple[str, ...]:
+        """List what was decided while an image was read."""
+        return ()
+
     @abstractmethod
     def read_pair(self, case: Case, label_map: LabelMap) -> tuple[Image, NDArray[np.uint8]]:
         """Read image and label of a case.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from kanscan.config.foreign import keys_under, refuse_foreign
 from kanscan.config.recipe import Recipe
 from kanscan.data.case import Case, LabelMap
 from kanscan.data.examination import CaseFacts, examine_volume
+from kanscan.data.sides import names_sides
 from kanscan.data.source import Opened
 from kanscan.data.splits import Split
 from kanscan.data.volume import Volume, check_grid
@@ -81,7 +83,7 @@ class VolumePipeline(LabelingPipeline[Volume]):
             segmentation_task(recipe, planned.model),
             train,
             validation,
-            tuple(filter(None, (started, *data_notes(source, split), *planned.notes))),
+            tuple(filter(None, (started, *data_notes(source, split), *planned.notes, sides_note(source.label_map)))),
             planned=planned,
         )
 
@@ -121,7 +123,9 @@ class VolumePipeline(LabelingPipeline[Volume]):
         facts = run.facts
         assert isinstance(facts, VolumeFacts)
         found = survey_volumes(inputs, facts.plan.channels, series)
-        return list(found.cases), list(found.notes)
+        # What NaN meant in training it means here.
+        fill_nan = run.recipe.data.options.get("fill_nan")
+        return [replace(case, fill_nan=fill_nan) for case in found.cases], list(found.notes)
 
     def outputs(self, case: Case, output: Output) -> list[Path]:
         """List the files of a case: NIfTI, of DICOM also a DICOM segmentation; see `LabelingPipeline`."""
@@ -131,6 +135,10 @@ class VolumePipeline(LabelingPipeline[Volume]):
     def read(self, case: Case) -> Volume:
         """Read the volume of a case; see `LabelingPipeline`."""
         return read_case_volume(case)
+
+    def notes(self, image: Volume) -> tuple[str, ...]:
+        """List what was decided while the volume was read; see `LabelingPipeline`."""
+        return image.notes
 
     def read_pair(self, case: Case, label_map: LabelMap) -> tuple[Volume, NDArray[np.uint8]]:
         """Read volume and label; see `LabelingPipeline`."""
@@ -197,6 +205,13 @@ class VolumePipeline(LabelingPipeline[Volume]):
         volume, label = read_volume_pair(case, label_map)
         image, (shown,), number = shown_slice(volume, label)
         return overlay(image, shown), f"{case.id}  slice {number}"
+
+
+def sides_note(label_map: LabelMap) -> str:
+    """Say that class names keep the right from being shown on the left, or ""."""
+    if not names_sides(label_map.names):
+        return ""
+    return "class names tell left from right: nothing is mirrored across the body, in training and in prediction"
 
 
 def _segmentation_problem(

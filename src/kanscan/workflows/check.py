@@ -202,7 +202,12 @@ def check_folder(
         channels=opened.channels,
         errors=tuple(dict.fromkeys(errors)),
         warnings=tuple(_warnings(survey.cases, facts, opened)),
-        notes=(*survey.notes, *_notes(survey.cases, facts, opened), *([target_note] if target_note else [])),
+        notes=tuple(
+            # What lies beside DICOM is told by the search and by the reading.
+            dict.fromkeys(
+                (*survey.notes, *_notes(survey.cases, facts, opened), *([target_note] if target_note else []))
+            )
+        ),
         sheet=str(drawn) if drawn else None,
         **_tables(survey.cases, facts, opened),
     )
@@ -292,7 +297,7 @@ def _label_warnings(judged: Sequence[CaseFacts], reader: DatasetReader) -> list[
 
 
 def _notes(cases: Sequence[Case], facts: Sequence[CaseFacts], reader: DatasetReader) -> list[str]:
-    notes = []
+    notes = list(dict.fromkeys(note for one in facts for note in one.notes))
     judged = [one for one in facts if one.class_pixels]
     blurred = sum(bool(set(one.stored) - {0, 255}) and max(one.stored) > 1 for one in judged)
     if reader.label_map.rule == "threshold" and blurred:

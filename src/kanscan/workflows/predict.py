@@ -124,6 +124,7 @@ def _predict_images(run: Run, inputs: Sequence[str | Path], wishes: Wishes) -> P
 
     def predict(case: Case) -> Path:
         image = pipeline.read(case)
+        notes.extend(note for note in pipeline.notes(image) if note not in notes)
         found = predictor(image, probabilities=output.probabilities)
         return pipeline.write(case, image, found, predictor.class_names, output)[0]
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from kanscan.data.limits import check_voxels
+
 ARRAY_SUFFIXES = (".npy.h5", ".h5", ".hdf5", ".npz")
 
 
@@ -28,13 +30,31 @@ def read_array(path: Path, key: str = "image") -> np.ndarray:
     """
     if path.name.lower().endswith(".npz"):
         with np.load(path, allow_pickle=False) as content:
+            if key in content:
+                check_voxels(path, _shape_in_archive(content, key) or (1,))
             return _named(path, key, content)
     try:
         import h5py
     except ImportError:
         raise ValueError(f"cannot read {path}: HDF5 needs h5py; install it with: pip install 'kanscan[h5]'") from None
     with h5py.File(path, "r") as content:
+        link = content.get(key, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise ValueError(f"{path} takes {key!r} from another file, {link.filename!r}; that is not followed")
+        found = content.get(key)
+        if isinstance(found, h5py.Dataset):
+            if found.external or found.is_virtual:
+                raise ValueError(f"{path} keeps the values of {key!r} in other files; that is not followed")
+            check_voxels(path, found.shape or (1,))
         return _named(path, key, content)
+
+
+def _shape_in_archive(content: Any, key: str) -> tuple[int, ...]:
+    """Read the shape of an array in an `.npz` file from its header."""
+    with content.zip.open(f"{key}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        return header(member)[0]
 
 
 def _named(path: Path, key: str, content: Any) -> np.ndarray:
