@@ -121,7 +121,7 @@ def test_recipes_of_the_package_are_legal_and_say_what_they_are(name):
             r"with optim\.name=sgd; .*optim\.name=adam and optim\.name=adamw",
         ),
         (["optim.schedule=constant", "optim.min_lr=0"], r"with optim\.schedule=constant; .*optim\.schedule=cosine"),
-        (["split.fold=1"], r"with split\.kind=group; .*split\.kind=kfold and split\.kind=nnunet"),
+        (["split.fold=1"], r"with split\.kind=auto; .*split\.kind=kfold and split\.kind=nnunet"),
         (["split.kind=paper", "split.test_fraction=0.3"], r"with split\.kind=paper; .*split\.kind=group"),
         (["diffusion.schedule=cosine", "diffusion.beta_end=0.1"], r"option of diffusion\.schedule=linear"),
         (["optim.name=adm"], r"unknown optim\.name 'adm': did you mean 'adam'"),

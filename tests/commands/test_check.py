@@ -42,7 +42,7 @@ def test_a_sound_folder(folder: Path, tmp_path: Path):
     found = check(folder, output=tmp_path / "sheet.png")
     assert (found.reader, found.num_cases, found.num_labelled, found.errors) == ("folder", 10, 10, ())
     assert found.sizes == {"32 x 24": 10} and found.image_modes == {"8-bit RGB": 10}
-    assert found.label_modes == {"8-bit grey": 10} and set(found.label_values) == {0, 255}
+    assert found.label_modes == {"8-bit gray": 10} and set(found.label_values) == {0, 255}
     pixels = sum(8 * (5 + number) for number in range(10)) / (10 * 24 * 32)
     assert found.classes[1].fraction == pytest.approx(pixels) and found.classes[1].num_cases == 10
     assert found.num_groups is None and not found.duplicates and not found.near_duplicates

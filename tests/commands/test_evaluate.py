@@ -203,7 +203,7 @@ def test_pictures_among_the_references_are_not_taken_for_masks(tmp_path):
 
 def test_masks_of_other_sizes_are_named(tmp_path):
     ours, theirs = masks(tmp_path / "ours", [0, 255]), masks(tmp_path / "theirs", [0, 255])
-    write_label(ours / "case2.png", np.eye(9, dtype=np.uint8))
+    write_label(ours / "case2.png", 255 * np.eye(9, dtype=np.uint8))
     report = evaluate(ours, theirs)
     assert report.num_cases == 3 and len(report.errors) == 1 and "case2.png" in report.errors[0]
     assert "1 cases could not be judged" in report.provenance.caveats[0]

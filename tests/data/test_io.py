@@ -28,7 +28,7 @@ def test_every_way_to_store_a_mask_gives_the_same_label(draw, tmp_path: Path, mo
     ("mode", "shape", "words"),
     [
         ("1", (24, 32), "1-bit"),
-        ("L", (24, 32), "8-bit grey"),
+        ("L", (24, 32), "8-bit gray"),
         ("RGB", (24, 32, 3), "8-bit RGB"),
         ("RGBA", (24, 32, 3), "8-bit RGBA"),
         ("P", (24, 32, 3), "8-bit palette"),
@@ -51,7 +51,7 @@ def test_deep_pictures_keep_their_values(tmp_path: Path, dtype: type, ending: st
     image = read_image(path)
     assert image.dtype == dtype and np.array_equal(image, values)
     assert read_size(path) == (6, 10)
-    assert read_mode(path).endswith("grey")
+    assert read_mode(path).endswith("gray")
 
 
 def test_16_bit_png(tmp_path: Path):

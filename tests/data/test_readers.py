@@ -14,7 +14,8 @@ from kanscan.config.parts import FoldersSplit
 from kanscan.data import READERS, Case, DatasetReader, LabelMap, Survey, make_reader, recognize
 from kanscan.data.made.mni152 import write_mni152
 from kanscan.data.made.synthetic import write_ultrasound
-from kanscan.data.pictures.label_values import LabelValues, infer_label_map
+from kanscan.data.pictures.label_meaning import infer_label_map
+from kanscan.data.pictures.label_values import LabelValues
 from kanscan.data.pictures.labels import read_label, read_pair
 from kanscan.data.readers.cvc import SEQUENCE_ENDS, sequence_of
 from kanscan.data.splits import make_split
@@ -461,16 +462,6 @@ def test_blurred_masks(pixels: dict[int, int], inside: dict[int, int], expected:
     label_map = infer_label_map(LabelValues(Counter(pixels), Counter(inside)))
     assert label_map.values == expected and label_map.rule == ("values" if expected else "threshold")
     assert label_map.snap == bool(expected)
-
-
-def test_class_indices_beside_255_are_asked_about(draw, tmp_path: Path):
-    pairs(draw, tmp_path)
-    for name, value in zip(NAMES, (1, 2, 255), strict=True):
-        draw(tmp_path / "masks" / f"{name}.png", "L", value=value)
-    with pytest.raises(ValueError, match=r"class indices 0\.\.2 and 255, which often marks pixels to ignore"):
-        make_reader("auto", tmp_path)
-    named = make_reader("auto", tmp_path, labels={0: "background", 1: "a", 2: "b", 255: "background"})
-    assert [int(read_label(c, named.label_map).max()) for c in named.cases(tmp_path)] == [1, 2, 0]
 
 
 def test_a_link_to_the_folder_above_is_not_followed(draw, tmp_path: Path):

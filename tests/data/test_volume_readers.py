@@ -161,7 +161,7 @@ def test_a_list_of_volumes(tmp_path):
         assert reader.spatial_dims == 3
         assert reader.label_map.num_classes == 3
     assert "line 4" in survey.problems[0] and "which is not there" in survey.problems[0]
-    assert "split is 'tset'" in survey.problems[1]
+    assert "the split 'tset'" in survey.problems[1]
     assert recognize(tmp_path / "cases.csv") == "table"
     (tmp_path / "cases.csv").write_text("id,image,mask\nboth,scans/a.nii.gz; scans/b.nii.gz,truth/a.nii.gz\n")
     reader = make_reader("table", tmp_path)

@@ -96,6 +96,14 @@ class DrawnSplit(SplitConfig):
     seed: int | None = None
 
 
+class AutoSplit(DrawnSplit):
+    """As published train, val and test folders say; without them by groups."""
+
+    kind: Literal["auto"] = "auto"
+    test_fraction: float = Field(0.2, ge=0, lt=1)
+    validation_fraction: float = Field(0.1, ge=0, lt=1)
+
+
 class GroupSplit(DrawnSplit):
     """Three parts that no group straddles: patients, sequences, equal or look-alike pictures."""
 
@@ -345,7 +353,9 @@ class EvaluationConfig(Part):
 
 
 SPLITS = Family(
-    "split", SplitConfig, kind=(GroupSplit, RandomSplit, PaperSplit, KFoldSplit, FoldersSplit, FileSplit, NNUNetSplit)
+    "split",
+    SplitConfig,
+    kind=(AutoSplit, GroupSplit, RandomSplit, PaperSplit, KFoldSplit, FoldersSplit, FileSplit, NNUNetSplit),
 )
 LOSSES = Family("loss", LossConfig, name=(AutoLoss, BCEDice, BCEDiceVMKLA, CEDice, CEDiceNNUNet))
 NOISES = Family("diffusion", DiffusionConfig, schedule=(LinearNoise, CosineNoise))

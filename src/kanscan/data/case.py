@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from kanscan.data.folders import check_folder, contents, find_start
 from kanscan.data.label_map import LabelMap as LabelMap
+from kanscan.data.outlines import Outlines
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,9 @@ class Case:
         id: Unique within the data set; becomes the stem of output files.
         images: Image files, one per modality (a single RGB file is one).
         labels: Label files. None of them: an unlabelled case. Several: see `merge`.
-        merge: How several label files become one label map: "union" (any file's foreground is foreground; lesions
-            drawn in separate files) or "classes" (file k holds class k + 1).
+        merge: How label files become one label map: "union" (any file's foreground is foreground; lesions drawn in
+            separate files), "classes" (file k holds class k + 1, or the class that `classes` says) or "channels" (of
+            one file, channel k holds class k + 1 and the last one the background).
         group: Cases of one group (patient, video sequence) must not be split apart; None if nothing is known.
         subset: The subset the folder layout assigns ("train", "validation", "test"), or None.
         spacing_mm: Pixel spacing in array order, or None where the format has none.
@@ -65,6 +68,8 @@ class Case:
         series: The DICOM series that the volume is read from; `images` names its folder then.
         stacked: The image files are the slices of one volume, foot to head, and so are the label files.
         fill_nan: What stands in a volume in place of NaN; None: NaN is refused.
+        classes: With merge "classes": index of the class that each label file holds; empty: 1, 2, 3 ...
+        outlines: The label as drawn shapes, where `labels` names the file that they were read from.
         unspaced: The files of a volume do not say how large a voxel is; distances are counted in voxels.
     """
 
@@ -81,6 +86,8 @@ class Case:
     stacked: bool = False
     unspaced: bool = False
     fill_nan: float | None = None
+    classes: tuple[int, ...] = ()
+    outlines: Outlines | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,5 +165,10 @@ class DatasetReader(ABC):
         """
         return list(self.survey(self.start(Path(root))).cases)
 
-    def inspect(self, survey: Survey) -> None:  # noqa: B027  (most layouts leave nothing open)
-        """Settle from the files that were listed what names cannot tell, such as which values the labels hold."""
+    def inspect(self, survey: Survey) -> Sequence[str]:
+        """Settle from the files that were listed what names cannot tell, such as which values the labels hold.
+
+        Returns:
+            What was decided that a user may want to know, one sentence each.
+        """
+        return ()

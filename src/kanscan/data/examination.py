@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kanscan.data.case import Case, LabelMap
-from kanscan.data.pictures.files import read_mode, read_stored_label
+from kanscan.data.case import Case
+from kanscan.data.label_map import LabelMap, pack_colors
+from kanscan.data.pictures.files import read_header
 from kanscan.data.pictures.label_values import value_counts
-from kanscan.data.pictures.labels import check_pair, merge_labels, read_case_image
+from kanscan.data.pictures.labels import check_pair, merge_labels, read_case_image, read_stored_labels
 from kanscan.data.similarity import Signature, near_pairs, sign, volume_signature
 from kanscan.data.volume import Volume, axis_codes, check_grid
 from kanscan.data.volumes.formats import format_name, read_case_volume, read_label_volume, stored_labels
@@ -31,6 +32,9 @@ class CaseFacts:
         signature: What it has in common with equal and similar pictures.
         stored: Stored label value -> pixels.
         class_pixels: Pixels of each class; empty if the label could not be read.
+        ignored_pixels: Pixels that nobody labelled; they are in no class.
+        image_turned: The image carries a camera's turn (EXIF orientation), which was applied.
+        label_turned: A label file carries one.
         errors: What is wrong, one sentence each.
         spacing_mm: Of a volume, along the axes of its file.
         notes: Of a volume: what was decided while it was read, one sentence each.
@@ -45,6 +49,9 @@ class CaseFacts:
     signature: Signature | None = None
     stored: Counter[int] = field(default_factory=Counter)
     class_pixels: tuple[int, ...] = ()
+    ignored_pixels: int = 0
+    image_turned: bool = False
+    label_turned: bool = False
     errors: tuple[str, ...] = ()
     spacing_mm: tuple[float, ...] | None = None
     orientation: str = ""
@@ -63,7 +70,9 @@ def examine(case: Case, label_map: LabelMap) -> CaseFacts:
     image: np.ndarray | None = None
     try:
         image = read_case_image(case)
-        facts["image_mode"] = read_mode(case.images[0], frame=case.frame)
+        header = read_header(case.images[0])
+        facts["image_turned"] = header.orientation != 1
+        facts["image_mode"] = header.mode
     except (OSError, ValueError) as error:
         errors.append(str(error))
     if image is not None:
@@ -83,18 +92,25 @@ def _image_facts(image: np.ndarray) -> dict[str, object]:
 
 
 def _label_facts(case: Case, label_map: LabelMap, image_shape: tuple[int, ...] | None) -> dict[str, object]:
-    stored = [read_stored_label(path, frame=case.frame) for path in case.labels]
+    stored = read_stored_labels(case, label_map)
     values: Counter[int] = Counter()
     for one in stored:
-        values.update(value_counts(np.rint(one.max(axis=-1) if one.ndim == 3 else one).astype(np.int64)))
-    if image_shape is not None:
+        if label_map.rule == "colors":
+            values.update(value_counts(pack_colors(one)))
+        else:
+            values.update(value_counts(np.rint(one.max(axis=-1) if one.ndim == 3 else one).astype(np.int64)))
+    if image_shape is not None and not label_map.resize:
         for path, one in zip(case.labels, stored, strict=True):
             check_pair(case.images[0], image_shape, path, one.shape)
     label = merge_labels(case, stored, label_map)
+    headers = [] if case.outlines is not None else [read_header(path) for path in case.labels]
+    counts = np.bincount(label.ravel(), minlength=IGNORED + 1)
     return {
-        "label_modes": tuple(read_mode(path, frame=case.frame) for path in case.labels),
+        "label_modes": tuple(header.mode for header in headers) or ("drawn outlines",),
+        "label_turned": any(header.orientation != 1 for header in headers),
         "stored": values,
-        "class_pixels": tuple(np.bincount(label.ravel(), minlength=label_map.num_classes).tolist()),
+        "class_pixels": tuple(counts[: label_map.num_classes].tolist()),
+        "ignored_pixels": int(counts[IGNORED]) if label_map.num_classes <= IGNORED else 0,
     }
 
 
@@ -122,6 +138,33 @@ def find_near_duplicates(facts: Sequence[CaseFacts], groups: Sequence[str | None
         together = groups[i] is not None and groups[i] == groups[j]
         if signatures[first].digest != signatures[second].digest and not together:
             found.append((facts[i].id, facts[j].id))
+    return found
+
+
+#: A foreground of more than this share is rather a mask read the wrong way round.
+_MOST_FOREGROUND = 0.99
+
+
+def doubtful(facts: Sequence[CaseFacts]) -> list[str]:
+    """Say what in the labels of all cases is rather a mistake than meant: one sentence each."""
+    found = []
+    judged = [one for one in facts if one.class_pixels]
+    total, foreground = sum(sum(one.class_pixels) for one in judged), sum(sum(one.class_pixels[1:]) for one in judged)
+    full = [one.id for one in judged if sum(one.class_pixels) and not one.class_pixels[0]]
+    if total and foreground > _MOST_FOREGROUND * total:
+        found.append(
+            f"{100 * foreground / total:.4g} % of all labelled pixels are foreground: the masks may be read the wrong "
+            "way round, or show something else; look at the contact sheet"
+        )
+    elif full:
+        found.append(f"{len(full)} of {len(judged)} masks are foreground in every pixel, first that of {full[0]}")
+    turned = [one for one in facts if one.image_turned]
+    alone = [one.id for one in turned if one.class_pixels and not one.label_turned]
+    if alone:
+        found.append(
+            f"{len(alone)} of {len(facts)} images carry a turn of the camera (EXIF orientation) which their masks "
+            f"lack, first {alone[0]}: images are turned, masks are not; look at the contact sheet whether they still fit"
+        )
     return found
 
 

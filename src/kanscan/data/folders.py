@@ -5,18 +5,26 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 #: Names of image folders, most telling first; compared without case, spaces, hyphens and underscores.
 IMAGE_FOLDERS = (
     *("images", "image", "imgs", "img", "original", "originals", "input", "inputs", "pictures", "pics", "photos"),
-    *("frames", "scans", "slices", "data", "x"),
+    *("frames", "scans", "slices", "data", "x", "jpegimages", "cxrpng", "cxr", "stareimages"),
 )
 #: Names of label folders, likewise.
 LABEL_FOLDERS = (
     *("masks", "mask", "labels", "label", "gt", "gts", "groundtruth", "groundtruths", "annotations", "annotation"),
-    *("segmentations", "segmentation", "seg", "segs", "labelcol", "manual", "targets", "target", "y"),
+    *("segmentations", "segmentation", "seg", "segs", "labelcol", "targets", "target", "y"),
+    *("manualmask", "manualmasks", "masksmachine", "segmentationclass"),
 )
+#: Names of folders that a first observer drew. A folder called mask beside one of these shows the field of view.
+MANUAL_FOLDERS = (
+    *("1stmanual", "manual1", "manual", "firstmanual", "manuals", "manualsegmentation", "manualsegmentations"),
+    *("labelsah", "vessels", "vessel", "1stho", "observer1"),
+)
+#: Names of folders that a second observer drew; left out where those of the first are there.
+SECOND_FOLDERS = ("2ndmanual", "manual2", "secondmanual", "labelsvk", "2ndho", "observer2")
 SUBSET_FOLDERS = {
     "train": ("train", "training", "trainfolder", "traindataset", "traindata", "trainset"),
     "validation": ("val", "valid", "validation", "valfolder", "valset", "dev"),
@@ -94,6 +102,24 @@ def child(root: Path, names: Iterable[str]) -> Path | None:
     return next((present[name] for name in names if name in present), None)
 
 
+def children(root: Path, names: Iterable[str]) -> list[Path]:
+    """List the folders in `root` that have one of the squeezed names."""
+    return [folder for folder in folders(root) if squeeze(folder.name) in names]
+
+
 def subset_of(name: str) -> str | None:
     """Tell which subset a folder name stands for, or None."""
     return next((subset for subset, names in SUBSET_FOLDERS.items() if squeeze(name) in names), None)
+
+
+def inside(root: Path, name: str) -> Path | None:
+    """Return the file that a list names, read from the folder of the list; None where it would lie outside.
+
+    Args:
+        root: The folder.
+        name: As written in a table or an annotation file, with slashes of either kind.
+    """
+    path = Path(name.strip().replace("\\", "/"))
+    if path.is_absolute() or str(path).startswith("~") or ".." in path.parts or PureWindowsPath(name).drive:
+        return None
+    return root / path

@@ -129,8 +129,8 @@ def open_folder(root: str | Path, reader: str = "auto", options: Mapping[str, An
     key, start = locate(root, reader)
     built = _build(key, dict(options or {}))
     survey = built.survey(start)
-    built.inspect(survey)
-    return Opened(root, built, survey, survey.cases)
+    notes = built.inspect(survey)
+    return Opened(root, built, replace(survey, notes=(*survey.notes, *notes)), survey.cases)
 
 
 def _build(key: str, options: dict[str, Any]) -> DatasetReader:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from kanscan.config.parts import (
+    AutoSplit,
     DrawnSplit,
     FileSplit,
     FoldersSplit,
@@ -138,7 +139,7 @@ def make_split(cases: Sequence[Case], part: SplitConfig | None = None, seed: int
 
     Args:
         cases: Labelled cases.
-        part: Which kind of split, and its options; None: by groups.
+        part: Which kind of split, and its options; None: as published folders say, without them by groups.
         seed: Same seed and ids, same split; `part.seed` wins. The papers use 2981, 6142 and 1187.
 
     Returns:
@@ -147,7 +148,7 @@ def make_split(cases: Sequence[Case], part: SplitConfig | None = None, seed: int
     Raises:
         ValueError: There are too few cases or groups, or an option does not fit; the sentence says what would.
     """
-    part = part or GroupSplit()
+    part = part or AutoSplit()
     ids = [case.id for case in cases]
     if len(set(ids)) != len(ids):
         raise ValueError(f"two cases have the same id {_first_repeated(ids)!r}")
@@ -169,9 +170,17 @@ def make_split(cases: Sequence[Case], part: SplitConfig | None = None, seed: int
             return _random(ids, part, seed)
         case KFoldSplit():
             return _kfold(group_cases(cases), part, seed)
-        case GroupSplit():
+        case AutoSplit() if published_parts(cases):
+            return _folders(cases, seed, part.validation_fraction)
+        case GroupSplit() | AutoSplit():
             return _by_groups(group_cases(cases), part, seed)
     raise AssertionError(f"no split of kind {part.kind}")
+
+
+def published_parts(cases: Sequence[Case]) -> bool:
+    """Tell whether the layout itself divides all cases: into a train folder, and one of val or test."""
+    subsets = {case.subset for case in cases}
+    return None not in subsets and "train" in subsets and len(subsets) > 1
 
 
 def _random(ids: Sequence[str], part: RandomSplit, seed: int) -> Split:
@@ -182,7 +191,7 @@ def _random(ids: Sequence[str], part: RandomSplit, seed: int) -> Split:
     return _finish(train, validation, test, "random", seed, "ignored", caveat)
 
 
-def _by_groups(groups: Mapping[str, list[str]], part: GroupSplit, seed: int) -> Split:
+def _by_groups(groups: Mapping[str, list[str]], part: GroupSplit | AutoSplit, seed: int) -> Split:
     count = sum(map(len, groups.values()))
     needed = 1 + (part.test_fraction > 0) + (part.validation_fraction > 0)
     if len(groups) < needed:
@@ -296,7 +305,7 @@ def _folders(cases: Sequence[Case], seed: int, validation_fraction: float) -> Sp
     elif not validation and test:
         validation = test
         caveat = "; ".join(filter(None, [caveat, "the epoch is chosen on the very cases that are reported"]))
-    return _finish(train, validation, test, "folders", seed, "as the folders say", caveat)
+    return _finish(train, validation, test, "folders", seed, "as the published folders say", caveat)
 
 
 def _from_file(ids: Sequence[str], file: str | Path | None) -> Split:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
-from kanscan.data.pictures.files import read_image
+from kanscan.data.pictures.channels import stored_channels
 from kanscan.data.pictures.search import pictures_below
 from kanscan.data.source import Opened, open_folder
 from kanscan.registry import unknown
@@ -40,10 +40,10 @@ class Pictures(DatasetReader):
         cases = sorted((Case(name, (path,)) for name, path in zip(named, paths, strict=True)), key=lambda case: case.id)
         return Survey(tuple(cases))
 
-    def inspect(self, survey: Survey) -> None:
-        """Take the channels of the first picture."""
-        first = read_image(survey.cases[0].images[0])
-        self.channels = 1 if first.ndim == 2 else 3
+    def inspect(self, survey: Survey) -> Sequence[str]:
+        """Take the channels of the pictures."""
+        self.channels, notes = stored_channels(survey.cases)
+        return notes
 
 
 def open_pictures(
@@ -85,5 +85,5 @@ def _open(root: Path, reader: str, options: dict[str, Any], labelled: bool) -> O
         raise ValueError(unknown("option of a folder of pictures", next(iter(options)), ()))
     pictures = Pictures()
     survey = pictures.survey(root)
-    pictures.inspect(survey)
-    return Opened(root, pictures, survey, survey.cases)
+    notes = pictures.inspect(survey)
+    return Opened(root, pictures, replace(survey, notes=(*survey.notes, *notes)), survey.cases)

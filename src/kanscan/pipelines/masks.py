@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kanscan.data.case import Case, LabelMap
-from kanscan.data.pictures.label_values import infer_label_map, named_values, read_label_values, values_text
+from kanscan.data.pictures.label_meaning import infer_label_map, named_values, values_text
+from kanscan.data.pictures.label_values import read_label_values
 from kanscan.data.readers.described import label_map_from_json
 from kanscan.data.readers.pairing import Mismatch, pair_folders
 from kanscan.data.readers.volumes import infer_volume_labels

@@ -11,8 +11,8 @@ from typing import Any
 
 from kanscan.data import open_folder
 from kanscan.data.case import Case, DatasetReader
-from kanscan.data.examination import CaseFacts, find_duplicates, find_near_duplicates
-from kanscan.data.pictures.label_values import values_text
+from kanscan.data.examination import CaseFacts, doubtful, find_duplicates, find_near_duplicates
+from kanscan.data.pictures.label_meaning import values_text
 from kanscan.drawing.images import contact_sheet, save_png
 from kanscan.pipelines import PICTURES, VOLUMES, LabelingPipeline
 from kanscan.workflows.progress import watched
@@ -276,6 +276,7 @@ def _warnings(cases: Sequence[Case], facts: Sequence[CaseFacts], reader: Dataset
             f"{near[0][1]}; the default split keeps them together, a random one does not"
             + (f", and the folders set {crossing} of them apart" if crossing else "")
         )
+    found += doubtful(facts)
     return found + _label_warnings([one for one in facts if one.class_pixels], reader)
 
 

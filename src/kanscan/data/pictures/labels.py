@@ -9,7 +9,8 @@ import numpy as np
 
 from kanscan.data.case import Case
 from kanscan.data.label_map import LabelMap, apply_label_map
-from kanscan.data.pictures.files import read_image, read_stored_label
+from kanscan.data.pictures.drawing_outlines import draw_outlines
+from kanscan.data.pictures.files import read_channels, read_header, read_image, read_size, read_stored_label
 from kanscan.metrics import IGNORED
 
 
@@ -29,10 +30,37 @@ def read_label(case: Case, label_map: LabelMap) -> np.ndarray:
     """
     if not case.labels:
         raise ValueError(f"case {case.id!r} has no label file, only the image {case.images[0]}")
-    if case.merge not in ("union", "classes"):
-        raise ValueError(f"case {case.id!r} asks for merge={case.merge!r}; known are 'union' and 'classes'")
-    stored = [read_stored_label(path, frame=case.frame) for path in case.labels]
-    return merge_labels(case, stored, label_map)
+    if case.merge not in ("union", "classes", "channels"):
+        raise ValueError(f"case {case.id!r} asks for merge={case.merge!r}; known are 'union', 'classes' and 'channels'")
+    return merge_labels(case, read_stored_labels(case, label_map), label_map)
+
+
+def read_stored_labels(case: Case, label_map: LabelMap | None = None) -> list[np.ndarray]:
+    """Read the values that each label file of a case stores.
+
+    Args:
+        case: With labels.
+        label_map: Whose rule may ask for the colors of palettes; see `read_stored_label`.
+    """
+    if case.outlines is not None:
+        size = case.outlines.size or read_size(case.images[0])
+        try:
+            return [draw_outlines(case.outlines, size)]
+        except ValueError as error:
+            raise ValueError(f"cannot read the label of case {case.id!r} in {case.labels[0]}: {error}") from None
+    if case.merge == "channels":
+        return [_classes_of_channels(path, read_channels(path, frame=case.frame)) for path in case.labels]
+    as_colors = label_map is not None and label_map.rule == "colors"
+    return [read_stored_label(path, frame=case.frame, as_colors=as_colors) for path in case.labels]
+
+
+def _classes_of_channels(path: Path, channels: np.ndarray) -> np.ndarray:
+    if channels.ndim != 3 or channels.shape[-1] < 2:
+        raise ValueError(f"{path} holds an array of shape {channels.shape}, expected a channel for each class")
+    label = np.zeros(channels.shape[:2], np.uint8)
+    for index in range(channels.shape[-1] - 1):
+        label[channels[..., index] > 0] = index + 1
+    return label
 
 
 def merge_labels(case: Case, stored: Sequence[np.ndarray], label_map: LabelMap) -> np.ndarray:
@@ -50,7 +78,8 @@ def merge_labels(case: Case, stored: Sequence[np.ndarray], label_map: LabelMap) 
     for position, path in enumerate(case.labels):
         label = apply_label_map(stored[position], label_map, path)
         if case.merge == "classes":
-            label = (label > 0).astype(np.uint8) * np.uint8(position + 1)
+            index = case.classes[position] if case.classes else position + 1
+            label = (label > 0).astype(np.uint8) * np.uint8(index)
         if merged is None:
             merged = label
         elif merged.shape != label.shape:
@@ -83,7 +112,25 @@ def check_pair(
         ValueError: Height or width differ; the sentence gives both sizes.
     """
     if tuple(image_shape[:2]) != tuple(label_shape[:2]):
-        raise ValueError(_size_sentence(label_path, label_shape, "image", image_path, image_shape))
+        hint = _turn_hint(Path(image_path), Path(label_path)) or (
+            "; if the mask shows the same scene in another size, add the reader option labels_resize=nearest"
+        )
+        raise ValueError(_size_sentence(label_path, label_shape, "image", image_path, image_shape) + hint)
+
+
+def _turn_hint(image: Path, label: Path) -> str:
+    """Explain sizes that differ because one of two files carries a camera's turn (EXIF orientation)."""
+    try:
+        ours, theirs = (read_header(path).orientation for path in (image, label))
+    except (OSError, ValueError):
+        return ""
+    if ours == theirs:
+        return ""
+    turned, other = (image, label) if ours != 1 else (label, image)
+    return (
+        f"; {turned.name} carries an EXIF orientation ({max(ours, theirs)}) and is shown turned, {other.name} has "
+        "none: save the pictures upright, or the masks with the same orientation"
+    )
 
 
 def _size_sentence(
@@ -98,9 +145,20 @@ def _size_sentence(
 def read_pair(case: Case, label_map: LabelMap) -> tuple[np.ndarray, np.ndarray]:
     """Read the image and the label of a case and check that their sizes agree."""
     image = read_case_image(case)
-    label = read_label(case, label_map)
+    label = fit_label(read_label(case, label_map), image.shape, label_map)
     check_pair(case.images[0], image.shape, case.labels[0], label.shape)
     return image, label
+
+
+def fit_label(label: np.ndarray, image_shape: tuple[int, ...], label_map: LabelMap) -> np.ndarray:
+    """Bring a label map to the size of its image where the label map asks for it, picking the nearest pixel."""
+    if not label_map.resize or label.shape == tuple(image_shape[:2]):
+        return label
+    # The middle of each new pixel, in the old grid.
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(image_shape, label.shape, strict=False)
+    )
+    return np.ascontiguousarray(label[rows[:, None], columns[None, :]])
 
 
 def read_case_image(case: Case) -> np.ndarray:

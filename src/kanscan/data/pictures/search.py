@@ -11,7 +11,9 @@ from kanscan.data.dicom.series import SEGMENTATIONS, is_named_like_dicom, read_h
 from kanscan.data.folders import LABEL_FOLDERS, folders, squeeze
 
 #: File endings that are taken for pictures.
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm", ".npy"})
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm", ".npy", ".mat"}
+)
 #: How a mask that lies beside its picture is called.
 _MASK_NAME = re.compile(r"[ _-](?:mask|segmentation|seg|label|anno|gt)(?:[ _-]?\d+)?$", re.IGNORECASE)
 

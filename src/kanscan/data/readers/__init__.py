@@ -9,7 +9,7 @@ from kanscan.data.folders import check_folder, contents, find_start
 from kanscan.data.readers.busi import BUSI
 from kanscan.data.readers.cvc import CVC
 from kanscan.data.readers.dicom import Dicom
-from kanscan.data.readers.folder import Folder, Paired, Prepared
+from kanscan.data.readers.folder import Folder
 from kanscan.data.readers.generated import MNI152, Synthetic
 from kanscan.data.readers.glas import GlaS
 from kanscan.data.readers.isbi2012 import ISBI2012
@@ -17,8 +17,10 @@ from kanscan.data.readers.isic import ISIC
 from kanscan.data.readers.kvasir import Kvasir
 from kanscan.data.readers.msd import MSD
 from kanscan.data.readers.nnunet import NNUNet
+from kanscan.data.readers.paired import Paired
 from kanscan.data.readers.ph2 import PH2
 from kanscan.data.readers.polyp import Polyp
+from kanscan.data.readers.prepared import Prepared
 from kanscan.data.readers.sliced import ACDC, Synapse
 from kanscan.data.readers.table import Table
 from kanscan.data.readers.volumes import Volumes

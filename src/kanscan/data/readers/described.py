@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
+from kanscan.data import folders
 from kanscan.data.case import Case, DatasetReader, LabelMap
-from kanscan.data.readers.folder import compile_pattern
+from kanscan.data.patterns import check_pattern
 from kanscan.files import read_json
 from kanscan.metrics import IGNORED
 from kanscan.registry import unknown
@@ -109,11 +109,10 @@ def inside(root: Path, name: object, where: str) -> Path:
     Raises:
         ValueError: It lies outside the data set.
     """
-    text = str(name)
-    parts = re.split(r"[/\\]", text)
-    if text.startswith(("/", "\\", "~")) or PureWindowsPath(text).drive or ".." in parts:
-        raise ValueError(f"{where} names {text!r}, outside the data set; that is not followed")
-    return root.joinpath(*[part for part in parts if part not in ("", ".")])
+    found = folders.inside(root, str(name))
+    if found is None:
+        raise ValueError(f"{where} names {str(name)!r}, outside the data set; that is not followed")
+    return found
 
 
 def read_codes(content: Any, label_map: LabelMap, where: str) -> dict[str, tuple[str, str, str]]:
@@ -149,7 +148,7 @@ class Described(DatasetReader):
     spatial_dims = 3
 
     def __init__(self, group_pattern: str | None = None, fill_nan: float | None = None) -> None:
-        self.pattern, self.fill_nan = compile_pattern(group_pattern), fill_nan
+        self.pattern, self.fill_nan = check_pattern(group_pattern), fill_nan
         self.label_map = LabelMap()
 
     def _describe(self, root: Path) -> None:
@@ -172,13 +171,10 @@ class Described(DatasetReader):
         self.channels = len(self.channel_names)
 
     def _case(self, name: str, images: Sequence[Path], labels: Sequence[Path] = (), subset: str | None = None) -> Case:
-        match = self.pattern.search(name) if self.pattern else None
-        group = match[1 if self.pattern and self.pattern.groups else 0] if match else None
         return Case(
             name,
             tuple(images),
             tuple(labels),
-            group=group,
             subset=subset,
             is_volume=self.spatial_dims == 3,
             fill_nan=self.fill_nan,

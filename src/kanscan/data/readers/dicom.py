@@ -54,13 +54,14 @@ class Dicom(DatasetReader):
             notes = [*notes, "these DICOM series have no labels: they can be predicted, not trained on"]
         return finish(cases, (), notes)
 
-    def inspect(self, survey: Survey) -> None:
+    def inspect(self, survey: Survey) -> tuple[str, ...]:
         """Take the names in the segmentations as classes, and the modality."""
         cases = [case for case in survey.cases if case.labels]
         if cases:
             self.label_map = infer_volume_labels(path for case in cases for path in case.labels)
         if self.channel_name is None:
             self.channel_names = (_modality(cases),)
+        return ()
 
 
 def _modality(cases: list[Case]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
 from kanscan.data.folders import squeeze
 from kanscan.data.pictures.search import pictures
-from kanscan.data.readers.layout import find_parts
+from kanscan.data.readers.layout import Part, find_parts
 from kanscan.data.readers.pairing import Pair, PairingProblem, case_id, finish, pair_folders, pair_within
 
 _OFFICIAL = re.compile(r"(train|testA|testB)_\d+(_anno)?\.(bmp|png|tiff?)$", re.IGNORECASE)
@@ -51,7 +51,7 @@ class GlaS(DatasetReader):
     def recognizes(cls, root: Path) -> bool:
         """See whether the published names, or labelcol folders, are there."""
         parts = find_parts(root)
-        in_folders = bool(parts) and all(labels and squeeze(labels.name) == "labelcol" for _, _, labels in parts)
+        in_folders = bool(parts) and all(part.labels and squeeze(part.labels.name) == "labelcol" for part in parts)
         return in_folders or any(_OFFICIAL.match(path.name) for path in pictures(root)[:50])
 
     def survey(self, root: Path) -> Survey:
@@ -73,14 +73,15 @@ class GlaS(DatasetReader):
         subset = "train" if _kind(pair.name) == "train" else "test"
         return Case(pair.name, (pair.image,), pair.labels, group=patients.get(pair.name.lower()), subset=subset)
 
-    def _from_folders(self, parts: list[tuple[str | None, Path, Path | None]]) -> Survey:
+    def _from_folders(self, parts: list[Part]) -> Survey:
         cases, problems = [], []
-        for subset, images, labels in parts:
+        for part in parts:
+            subset = part.subset
             wanted = self.sets if subset is None else [s for s in self.sets if s.startswith(subset)]
             if not wanted:
                 continue
-            assert labels is not None
-            pairs, found = pair_folders(images, labels)
+            assert part.labels is not None
+            pairs, found = pair_folders(part.images, part.labels)
             problems += found
             prefix = f"{subset}_" if subset else ""
             cases += [Case(prefix + case_id(p.name), (p.image,), p.labels, subset=subset) for p in pairs]

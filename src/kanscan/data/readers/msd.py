@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kanscan.data.case import Survey
+from kanscan.data.patterns import with_groups
 from kanscan.data.readers.described import Described, dataset_json, inside
 from kanscan.data.readers.pairing import finish
 from kanscan.data.volumes.formats import volume_files, volume_name
@@ -71,4 +72,4 @@ class MSD(Described):
         listed = {path for case in cases for path in case.images}
         left = [p for p in volume_files(root / "imagesTr") if p not in listed]
         problems += [f"{path} is not listed in dataset.json" for path in left]
-        return finish(cases, problems)
+        return finish(with_groups(cases, self.pattern), problems)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kanscan.data.case import Case, Survey
+from kanscan.data.patterns import with_groups
 from kanscan.data.pictures.search import IMAGE_SUFFIXES
 from kanscan.data.readers.described import Described, dataset_json, has_regions, inside
 from kanscan.data.readers.pairing import finish
@@ -68,7 +69,7 @@ class NNUNet(Described):
             notes.append("regions that overlap are learned and scored as the parts that regions_class_order writes")
         if "ignore" in (content.get("labels") or {}):
             notes.append("voxels labelled ignore are left out of losses and scores")
-        return finish(cases, problems, notes)
+        return finish(with_groups(cases, self.pattern), problems, notes)
 
     def _numbered(
         self, images: Path, labels: Path, subset: str, ending: str, cases: list[Case], problems: list[str]

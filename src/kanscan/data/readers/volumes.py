@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
 from kanscan.data.folders import IMAGE_FOLDERS, LABEL_FOLDERS, child
+from kanscan.data.patterns import check_pattern, with_groups
 from kanscan.data.readers.described import label_map_from_json
-from kanscan.data.readers.folder import compile_pattern
 from kanscan.data.readers.pairing import finish
 from kanscan.data.volumes.formats import volume_files, volume_name
 from kanscan.data.volumes.search import named_labels
@@ -52,7 +52,7 @@ class Volumes(DatasetReader):
         fill_nan: float | None = None,
     ) -> None:
         self.labels, self.fill_nan = labels, fill_nan
-        self.pattern = compile_pattern(group_pattern)
+        self.pattern = check_pattern(group_pattern)
         self.channel_names = (channel_name,)
         self.label_map = LabelMap() if labels == "auto" else _map_from_option(labels)
 
@@ -83,14 +83,10 @@ class Volumes(DatasetReader):
             problems += [f"label map {p} has no image beside it" for n, p in marked.items() if n not in files]
         cases = []
         for name, images, label in rows:
-            match = self.pattern.search(name) if self.pattern else None
-            group = match[1 if self.pattern and self.pattern.groups else 0] if match else None
-            cases.append(
-                Case(name, images, (label,) if label else (), group=group, is_volume=True, fill_nan=self.fill_nan)
-            )
-        return finish(cases, problems)
+            cases.append(Case(name, images, (label,) if label else (), is_volume=True, fill_nan=self.fill_nan))
+        return finish(with_groups(cases, self.pattern), problems)
 
-    def inspect(self, survey: Survey) -> None:
+    def inspect(self, survey: Survey) -> Sequence[str]:
         """Look into the label maps for their values, and into an image for its channels."""
         from kanscan.data.volumes.formats import read_case_volume
 
@@ -103,6 +99,7 @@ class Volumes(DatasetReader):
                 break
             except (OSError, ValueError):
                 continue
+        return ()
 
 
 def _bare(name: str) -> str:
@@ -149,7 +146,7 @@ def infer_volume_labels(paths: Iterable[Path]) -> LabelMap:
 
 
 def _map_of_values(found: set[int]) -> LabelMap:
-    from kanscan.data.pictures.label_values import named_values
+    from kanscan.data.pictures.label_meaning import named_values
 
     if len(found) > 255:
         raise ValueError(f"the label maps hold {len(found)} different values, too many for classes")
