@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from kanscan.commands.train import train
 from kanscan.data.made.synthetic import write_ultrasound
@@ -360,8 +361,6 @@ def test_weights_of_another_network_are_refused(tiny, finished, tmp_path):
 
 
 def test_weights_to_start_from(tiny, finished, tmp_path):
-    from safetensors.torch import load_file
-
     run = train(
         tiny[0],
         [*tiny[1], f"model.weights={finished.weights_path}", "optim.lr=1e-12", "optim.kan_lr=1e-12", "optim.min_lr=0"],
@@ -403,3 +402,31 @@ def test_a_long_training_on_a_cpu_names_what_is_made_for_one(tiny, tmp_path):
     plan = train(*tiny, epochs=10**6, output=tmp_path / "run", dry_run=True)
     assert any("ukan-quick is made for one" in note for note in plan.notes)
     assert " days" in plan.__rich__() or " hours" in plan.__rich__()
+
+
+def test_fine_tuning_takes_what_fits_and_tells_the_rest(tiny, finished, tmp_path, capsys):
+    settings = [*tiny[1], f"model.weights={finished.path}", "data.channels=3", "model.freeze=[encoder]"]
+    run = train(tiny[0], settings, epochs=1, output=tmp_path / "run")
+    told = capsys.readouterr().err
+    assert f"starts from {finished.weights_path}" in told
+    assert "fresh are encoder.0.conv1.weight (there (2, 1, 3, 3), here (2, 3, 3, 3))" in told
+    old, new = load_file(finished.weights_path), load_file(run.weights_path)
+    assert torch.equal(old["encoder.1.conv1.weight"], new["encoder.1.conv1.weight"])
+    assert not torch.equal(old["head.weight"], new["head.weight"])
+    with pytest.raises(ValueError, match=r"this network has encoder, embeddings"):
+        train(tiny[0], [*tiny[1], "model.freeze=[encodr]"], epochs=1, output=tmp_path / "other")
+    with pytest.raises(ValueError, match=r"belongs to another network|matches nothing"):
+        train(tiny[0], [*tiny[1], "model.name=unext", f"model.weights={finished.path}"], output=tmp_path / "other")
+
+
+def test_a_finished_run_goes_on_for_more_epochs_under_a_new_schedule(tiny, tmp_path, capsys):
+    run = train(*tiny, epochs=2, output=tmp_path / "run")
+    train(str(run.path), ["trainer.epochs=4"], resume=True)
+    assert "cosine schedule was made for 2 epochs and has ended; a new one" in capsys.readouterr().err
+    rates = [row["lr"] for row in run.curves]
+    assert len(rates) == 4
+    assert rates[2] == pytest.approx(rates[0])
+    assert run.recipe.trainer.epochs == 4
+    # Fewer are not asked for again, and an unfinished run keeps its length.
+    with pytest.raises(ValueError, match=r"trainer\.epochs=4, now trainer\.epochs=3"):
+        train(str(run.path), ["trainer.epochs=3"], resume=True)

@@ -12,9 +12,12 @@ from kanscan.training.losses import (
     LOSSES,
     BCEDiceLoss,
     BCEDiceVMKLALoss,
+    BoundaryDiceLoss,
     CEDiceLoss,
     CEDiceNNUNetLoss,
     DeepSupervisionLoss,
+    FocalDiceLoss,
+    TverskyLoss,
     make_loss,
     resize_label,
     scale_weights,
@@ -109,7 +112,12 @@ def test_every_loss_of_a_recipe_is_built():
 def test_what_cannot_be_trained_is_refused():
     with pytest.raises(ValueError, match="three classes or more"):
         make_loss(parts.CEDice(), 1)
-    with pytest.raises(ValueError, match="both 0"):
+    with pytest.raises(ValueError, match="class_weights has 2 numbers, but there are 3 classes"):
+        make_loss(parts.CEDice(class_weights=(1, 2)), 3)
+    with pytest.raises(ValueError, match="not all 0, got"):
+        make_loss(parts.BCEDice(class_weights=(0, 0)))
+    assert make_loss(parts.AutoLoss(class_weights=(1, 2, 3)), None)
+    with pytest.raises(ValueError, match="are all 0: nothing"):
         make_loss(parts.AutoLoss(cross_entropy_weight=0, dice_weight=0))
 
 
@@ -162,8 +170,60 @@ def test_ignored_pixels_change_no_loss(part, size):
     other = logits.detach().clone()
     other[..., :2] = 7
     torch.testing.assert_close(LOSSES[part]()(other, label), loss)
-    # As if the picture ended there.
-    torch.testing.assert_close(LOSSES[part]()(logits[..., 2:], label[..., 2:]), loss)
+    # As if the picture ended there; but then there would be no boundary.
+    if part is not parts.BoundaryDice:
+        torch.testing.assert_close(LOSSES[part]()(logits[..., 2:], label[..., 2:]), loss)
     assert LOSSES[part]()(logits, torch.full_like(label, IGNORED)).isfinite()
     supervised = DeepSupervisionLoss(LOSSES[part]())([logits, logits[..., ::2]], label)
     torch.testing.assert_close(supervised, loss)
+
+
+def test_class_weights_weigh_the_pixels_of_a_class():
+    torch.manual_seed(0)
+    logits, label = torch.randn(2, 3, 6, 6), torch.randint(0, 3, (2, 6, 6))
+    weights = (0.5, 1.0, 4.0)
+    wanted = torch.nn.functional.cross_entropy(logits, label, torch.tensor(weights))
+    for loss in (CEDiceLoss, CEDiceNNUNetLoss):
+        torch.testing.assert_close(loss(dice_weight=0, class_weights=weights)(logits, label), wanted)
+    focal = FocalDiceLoss(gamma=0, dice_weight=0, class_weights=weights)
+    torch.testing.assert_close(focal(logits, label), wanted)
+    one, label = torch.randn(2, 1, 6, 6), torch.randint(0, 2, (2, 6, 6))
+    two = torch.cat([torch.zeros_like(one), one], dim=1)
+    wanted = torch.nn.functional.cross_entropy(two, label, torch.tensor([1.0, 5.0]))
+    for loss in (BCEDiceLoss, CEDiceNNUNetLoss):
+        given = loss(cross_entropy_weight=1, dice_weight=0, class_weights=(1, 5))(one, label)
+        torch.testing.assert_close(given, wanted)
+
+
+def test_tversky_counts_what_is_missed_and_what_is_too_much():
+    label = torch.zeros(1, 4, 4, dtype=torch.long)
+    label[:, :2] = 1
+    logits = torch.full((1, 1, 4, 4), -30.0)
+    logits[:, :, 1:3] = 30.0  # one row right, one missed, one too much: TP 4, FN 4, FP 4
+    for alpha, beta, exponent in ((0.5, 0.5, 1.0), (0.3, 0.7, 1.0), (0.1, 0.2, 2.0)):
+        wanted = (1 - 4 / (4 + 4 * alpha + 4 * beta)) ** exponent
+        given = TverskyLoss(alpha=alpha, beta=beta, exponent=exponent)(logits, label)
+        assert given.item() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_focal_looks_at_what_is_wrong():
+    label = torch.ones(1, 2, 2, dtype=torch.long)
+    right, wrong = torch.full((1, 1, 2, 2), 2.0), torch.full((1, 1, 2, 2), -2.0)
+
+    def ratio(gamma):
+        loss = FocalDiceLoss(gamma=gamma, dice_weight=0)
+        return (loss(right, label) / loss(wrong, label)).item()
+
+    assert ratio(2) == pytest.approx(ratio(0) * (0.1192 / 0.8808) ** 2, rel=1e-3)
+
+
+def test_the_boundary_loss_grows_with_the_distance():
+    label = torch.zeros(1, 24, 24, dtype=torch.long)
+    label[:, 4:12, 4:12] = 1
+
+    def loss(shift):
+        logits = torch.full((1, 1, 24, 24), -30.0)
+        logits[:, :, 4 + shift : 12 + shift, 4:12] = 30.0
+        return BoundaryDiceLoss(cross_entropy_weight=0, dice_weight=0)(logits, label).item()
+
+    assert loss(0) < 1e-3 < loss(1) < loss(4) < loss(8)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from kanscan.training.progress import ProgressReport, duration, epoch_line
+from kanscan.training.progress import ProgressReport, duration, epoch_line, nothing_learned
 
 
 def row(epoch, dice=0.5, seconds=2.0):
@@ -71,3 +71,12 @@ def test_without_a_terminal_there_is_a_line_an_epoch():
     report.on_train_batch_end(trainer(), None, {"loss": 0.25}, None, 0)
     report.on_train_epoch_end(trainer(), None)
     assert text.getvalue().splitlines() == [epoch_line(report.checkpoints, 2)]
+
+
+def test_a_training_that_learns_nothing_is_told_once_with_what_to_try():
+    zeros = [row(epoch, 0.0) for epoch in range(1, 16)]
+    told = [len(zeros[:n]) for n in range(1, 16) if nothing_learned(zeros[:n])]
+    assert told == [10]
+    assert "loss.class_weights" in nothing_learned(zeros[:10])
+    assert nothing_learned([*zeros[:9], row(10, 0.01)]) == ""
+    assert nothing_learned([row(epoch, None) for epoch in range(1, 16)]) == ""

@@ -164,6 +164,74 @@ def test_a_killed_training_goes_on_to_the_same_bits(whole, tmp_path, monkeypatch
     assert_same(whole, tmp_path)
 
 
+def longer_task(epochs):
+    task = new_task()
+    task.epochs = epochs
+    return task
+
+
+def test_a_finished_training_goes_on_under_a_new_schedule(whole, tmp_path):
+    import shutil
+
+    for name in ("a", "b"):
+        shutil.copytree(whole, tmp_path / name)
+    rows = train(tmp_path / "a", longer_task(7), epochs=7).rows
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6, 7]
+    # Half a cosine over the three further epochs, from the first rate.
+    assert [row["lr"] for row in rows[4:]] == pytest.approx([1e-2, 1e-4 + 0.75 * 9.9e-3, 1e-4 + 0.25 * 9.9e-3])
+    # Interrupted on the way, it comes to the same bits.
+    part = train(tmp_path / "b", longer_task(7), epochs=7, time_budget_minutes=1e-6)
+    assert len(part.rows) == 5
+    train(tmp_path / "b", longer_task(7), epochs=7)
+    assert_same(tmp_path / "a", tmp_path / "b")
+    assert rows[:4] == rows_of_state(read_state(files_in(whole).state))
+
+
+def test_a_state_of_version_0_1_goes_on_under_a_new_schedule_too(whole, tmp_path):
+    import shutil
+
+    shutil.copytree(whole, tmp_path / "a")
+    state = torch.load(files_in(tmp_path / "a").state, weights_only=True)
+    del state["schedule"]
+    torch.save(state, files_in(tmp_path / "a").state)
+    rows = train(tmp_path / "a", longer_task(6), epochs=6).rows
+    assert [row["lr"] for row in rows[4:]] == pytest.approx([1e-2, 1e-4 + 0.5 * 9.9e-3])
+
+
+def test_a_schedule_of_its_own_length_goes_on_as_in_a_longer_training(tmp_path):
+    def task(epochs):
+        task = longer_task(epochs)
+        task.optim = task.optim.model_copy(update={"schedule_epochs": 3})
+        return task
+
+    train(tmp_path / "a", task(2), epochs=2)
+    train(tmp_path / "a", task(4), epochs=4)
+    train(tmp_path / "b", task(4), epochs=4)
+    assert_same(tmp_path / "a", tmp_path / "b")
+
+
+def test_frozen_parameters_learn_only_later(tmp_path):
+    task = new_task()
+    task.freeze(["body.0", "body.1"], epochs=2)
+    before = {name: value.clone() for name, value in task.model.state_dict().items()}
+    train(tmp_path / "a", task, epochs=2)
+    after = task.model.state_dict()
+    same = {name for name in after if torch.equal(before[name], after[name])}
+    assert same == {name for name in after if name.startswith(("body.0.", "body.1."))}
+    # In the third epoch all of it learns, and an interruption before it changes nothing.
+    again, once = new_task(), new_task()
+    for one in (again, once):
+        one.freeze(["body.0", "body.1"], epochs=2)
+    train(tmp_path / "a", again, epochs=3)
+    assert not torch.equal(before["body.0.weight"], again.model.state_dict()["body.0.weight"])
+    train(tmp_path / "b", once, epochs=3)
+    assert_same(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(ValueError, match="no parameter begins so; this network has body"):
+        new_task().freeze(["encoder"])
+    with pytest.raises(ValueError, match="nothing would be learned"):
+        new_task().freeze(["body"])
+
+
 def test_a_signal_stops_after_the_batch_and_the_rest_follows(whole, tmp_path, monkeypatch):
     step = SegmentationTask.training_step
 

@@ -16,10 +16,14 @@ class ModelConfig(Part):
     name: str = "ukan"
     preset: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
-    #: Start from these weights (a run's model.safetensors or a released checkpoint) instead of fresh ones.
+    #: Start from these weights (a run, or a checkpoint file) instead of fresh ones: what fits is taken, the rest told.
     weights: Path | None = None
     #: Start the encoder from these ImageNet weights (networks built on VMamba only); the rest stays fresh.
     pretrained: Path | None = None
+    #: Beginnings of parameter names, such as [encoder], that do not learn.
+    freeze: tuple[str, ...] = ()
+    #: Only in so many epochs at the start; null: in all of them.
+    freeze_epochs: int | None = Field(None, ge=1)
 
 
 class DataConfig(Part):
@@ -169,11 +173,13 @@ class LossConfig(Part):
     deep_supervision: bool = False
 
 
-class _WithDice(LossConfig):
+class _ClassWeighted(LossConfig):
+    #: Weight of each class in the (cross-entropy or focal) mean over pixels, background first; null: all the same.
+    class_weights: tuple[float, ...] | None = None
     dice_weight: float = Field(1.0, ge=0)
 
 
-class _CrossEntropyDice(_WithDice):
+class _CrossEntropyDice(_ClassWeighted):
     #: Weight of the (binary) cross-entropy; null: the loss's own (0.5 for bce_dice, as U-KAN's code has it, else 1).
     cross_entropy_weight: float | None = Field(None, ge=0)
 
@@ -206,6 +212,36 @@ class CEDiceNNUNet(_CrossEntropyDice):
     """Cross-entropy + soft Dice as nnU-Net trains with it."""
 
     name: Literal["ce_dice_nnunet"] = "ce_dice_nnunet"
+
+
+class FocalDice(_ClassWeighted):
+    """Focal loss + soft Dice of the foreground: pixels that are right already count less (Lin et al. 2017)."""
+
+    name: Literal["focal_dice"] = "focal_dice"
+    #: How much less; 0 is the cross-entropy.
+    gamma: float = Field(2.0, ge=0)
+    focal_weight: float = Field(1.0, ge=0)
+
+
+class Tversky(LossConfig):
+    """Tversky loss of the foreground: what is missed may count more than what is too much (Salehi et al. 2017)."""
+
+    name: Literal["tversky"] = "tversky"
+    #: Weight of what is found and is not there; with `beta` 0.5 and 0.5 this is Dice.
+    alpha: float = Field(0.3, ge=0)
+    #: Weight of what is there and is not found.
+    beta: float = Field(0.7, ge=0)
+    #: Above 1 classes that are right already count less (focal Tversky).
+    exponent: float = Field(1.0, gt=0)
+
+
+class BoundaryDice(_CrossEntropyDice):
+    """Cross-entropy + soft Dice + logarithm of the Hausdorff loss by distances (Karimi and Salcudean 2019)."""
+
+    name: Literal["boundary_dice"] = "boundary_dice"
+    boundary_weight: float = Field(1.0, ge=0)
+    #: Exponent of the distances.
+    distance_exponent: float = Field(2.0, gt=0)
 
 
 class DiffusionConfig(Part):
@@ -357,7 +393,9 @@ SPLITS = Family(
     SplitConfig,
     kind=(AutoSplit, GroupSplit, RandomSplit, PaperSplit, KFoldSplit, FoldersSplit, FileSplit, NNUNetSplit),
 )
-LOSSES = Family("loss", LossConfig, name=(AutoLoss, BCEDice, BCEDiceVMKLA, CEDice, CEDiceNNUNet))
+LOSSES = Family(
+    "loss", LossConfig, name=(AutoLoss, BCEDice, BCEDiceVMKLA, CEDice, CEDiceNNUNet, FocalDice, Tversky, BoundaryDice)
+)
 NOISES = Family("diffusion", DiffusionConfig, schedule=(LinearNoise, CosineNoise))
 OPTIMIZERS = Family(
     "optim", OptimConfig, name=(Adam, AdamW, SGD), schedule=(Cosine, Polynomial, Constant, WarmupCosine)

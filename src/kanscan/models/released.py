@@ -17,6 +17,8 @@ _NESTED = ("state_dict", "model_state_dict", "network_weights", "model", "model_
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "vmunet.")
 #: Counters that a profiler leaves behind in the modules it visited.
 _LEFTOVERS = ("total_ops", "total_params")
+#: Fine-tuning on other channels or classes keeps all but stem and head; where less than this share fits, all is wrong.
+_FITTING = 0.75
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -126,3 +128,37 @@ def load_into(model: Network, weights: Mapping[str, Any] | str | Path) -> Networ
         raise ValueError(f"{source} {' and '.join(parts)}; it belongs to another network or other options")
     model.load_state_dict({key: found[key] for key in matched}, strict=False)
     return model
+
+
+def load_fitting(model: Network, weights: str | Path) -> str:
+    """Fill a network with those weights of another one that fit it, as fine-tuning starts.
+
+    Args:
+        model: The network to fill, in place.
+        weights: A file.
+
+    Returns:
+        What was taken and what stays fresh, in words.
+
+    Raises:
+        ValueError: Too little of the network would be filled: it is another one, or has other widths.
+    """
+    found, wanted = model.from_released(read_weights(weights)), model.state_dict()
+    fitting = {key: found[key] for key in wanted if key in found and found[key].shape == wanted[key].shape}
+    fresh = [key for key in wanted if key not in fitting and not key.endswith("num_batches_tracked")]
+    if sum(map(Tensor.numel, fitting.values())) < _FITTING * sum(map(Tensor.numel, wanted.values())):
+        load_into(model, weights)  # says what differs
+    model.load_state_dict(fitting, strict=False)
+    if not fresh:
+        return f"the network starts from {weights}"
+    shown = [
+        f"{key} (there {tuple(found[key].shape)}, here {tuple(wanted[key].shape)})"
+        if key in found
+        else f"{key} (absent)"
+        for key in fresh
+    ]
+    more = f" and {len(shown) - 6} more" if len(shown) > 6 else ""
+    return (
+        f"the network starts from {weights}: {len(fitting)} of {len(wanted)} tensors taken; fresh are "
+        f"{', '.join(shown[:6])}{more}"
+    )

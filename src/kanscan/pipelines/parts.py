@@ -21,7 +21,7 @@ from kanscan.data.source import Opened
 from kanscan.data.splits import Split, make_split
 from kanscan.models import create_model, model_options
 from kanscan.models.base import Network, SegmentationModel
-from kanscan.models.released import load_into, read_weights
+from kanscan.models.released import load_fitting, load_into, read_weights
 from kanscan.pipelines.base import Preparation
 from kanscan.run import Run
 from kanscan.run.facts import DatasetFacts
@@ -84,8 +84,8 @@ def load_weights(recipe: Recipe, model: Network) -> str:
     if part.weights is not None and part.pretrained is not None:
         raise ValueError("model.weights and model.pretrained are both set; a network starts from one of them")
     if part.weights is not None:
-        load_into(model, part.weights)
-        return f"the network starts from {part.weights}"
+        folder = part.weights
+        return load_fitting(model, Run.open(folder).weights_path if folder.is_dir() else folder)
     if part.pretrained is None:
         return ""
     return f"{part.pretrained}: {model.load_pretrained(read_weights(part.pretrained))}"
@@ -119,7 +119,7 @@ def demand_weights(run: Run) -> None:
 def check_loss(recipe: Recipe) -> None:
     """Refuse a loss that does not suit the network's logits, as far as the recipe tells their number."""
     chosen = model_options(recipe.model.name, recipe.model.preset, recipe.model.options)
-    make_loss(recipe.loss, int(chosen.get("out_channels", 2)))
+    make_loss(recipe.loss, chosen.get("out_channels"))
 
 
 def segmentation_task(recipe: Recipe, model: SegmentationModel) -> SegmentationTask:

@@ -207,6 +207,8 @@ class Run:
             recipe = with_root(recipe, mine.data.root)
         # More epochs are fine where the learning rate does not depend on their number.
         longer = not isinstance(recipe.optim, TimedSchedule) or recipe.optim.schedule_epochs is not None
+        # A finished run goes on under a new schedule.
+        longer = longer or len(self.curves) >= mine.trainer.epochs < recipe.trainer.epochs
         for key, (before, now) in differences(mine, recipe).items():
             if key not in FREE_KEYS and not (key == "trainer.epochs" and longer):
                 raise ValueError(

@@ -6,6 +6,7 @@ Pixels whose label is `kanscan.metrics.IGNORED` count in none of their sums.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from kanscan.config import parts
 from kanscan.metrics import IGNORED
-from kanscan.metrics.logits import pad_to, with_background
+from kanscan.metrics.logits import num_classes, pad_to, with_background
 
 
 class BCEDiceLoss(nn.Module):
@@ -25,6 +26,7 @@ class BCEDiceLoss(nn.Module):
     Args:
         cross_entropy_weight: Weight of the binary cross-entropy; None: 0.5.
         dice_weight: Weight of the Dice loss.
+        class_weights: Weight of each class in the cross-entropy, background first; None: all the same.
 
     Example:
         >>> loss = BCEDiceLoss()
@@ -35,17 +37,24 @@ class BCEDiceLoss(nn.Module):
     default_weight = 0.5
     smooth = 1e-5
 
-    def __init__(self, *, cross_entropy_weight: float | None = None, dice_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        cross_entropy_weight: float | None = None,
+        dice_weight: float = 1.0,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         self.cross_entropy_weight = self.default_weight if cross_entropy_weight is None else cross_entropy_weight
-        self.dice_weight = dice_weight
+        self.dice_weight, self.class_weights = dice_weight, class_weights
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Compare logits `(B, K, *S)` with an integer label `(B, *S)` or soft values of the logits' shape."""
         logits = full_precision(logits)
         label, judged = without_ignored(label, logits)
         wanted = as_probabilities(label, logits)
-        cross_entropy = mean_over(F.binary_cross_entropy_with_logits(logits, wanted, reduction="none"), judged)
+        weights = pixel_weights(wanted, judged, self.class_weights)
+        cross_entropy = mean_over(F.binary_cross_entropy_with_logits(logits, wanted, reduction="none"), weights)
         p, t = masked(torch.sigmoid(logits), judged).flatten(1), masked(wanted, judged).flatten(1)
         dice = (2 * (p * t).sum(1) + self.smooth) / (p.sum(1) + t.sum(1) + self.smooth)
         return self.cross_entropy_weight * cross_entropy + self.dice_weight * (1 - dice.mean())
@@ -71,14 +80,21 @@ class CEDiceLoss(nn.Module):
     Args:
         cross_entropy_weight: Weight of the cross-entropy; None: 1.
         dice_weight: Weight of the Dice loss.
+        class_weights: Weight of each class in the cross-entropy, background first; None: all the same.
     """
 
-    def __init__(self, *, cross_entropy_weight: float | None = None, dice_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        cross_entropy_weight: float | None = None,
+        dice_weight: float = 1.0,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         from monai.losses import DiceLoss
 
         self.cross_entropy_weight = 1.0 if cross_entropy_weight is None else cross_entropy_weight
-        self.dice_weight = dice_weight
+        self.dice_weight, self.class_weights = dice_weight, class_weights
         self.dice = DiceLoss(squared_pred=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
@@ -88,7 +104,8 @@ class CEDiceLoss(nn.Module):
         logits = full_precision(logits)
         label, judged = without_ignored(label, logits)
         wanted = as_probabilities(label, logits)
-        cross_entropy = mean_over(-(wanted * F.log_softmax(logits, dim=1)).sum(1, keepdim=True), judged)
+        weights = pixel_weights(wanted, judged, self.class_weights)
+        cross_entropy = mean_over(-(wanted * F.log_softmax(logits, dim=1)).sum(1, keepdim=True), weights)
         dice = self.dice(masked(torch.softmax(logits, dim=1), judged), masked(wanted, judged))
         return self.cross_entropy_weight * cross_entropy + self.dice_weight * dice
 
@@ -103,26 +120,123 @@ class CEDiceNNUNetLoss(nn.Module):
     Args:
         cross_entropy_weight: Weight of the cross-entropy; None: 1.
         dice_weight: Weight of the Dice loss.
+        class_weights: Weight of each class in the cross-entropy, background first; None: all the same.
     """
 
     smooth = 1e-5
 
-    def __init__(self, *, cross_entropy_weight: float | None = None, dice_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        cross_entropy_weight: float | None = None,
+        dice_weight: float = 1.0,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         self.cross_entropy_weight = 1.0 if cross_entropy_weight is None else cross_entropy_weight
-        self.dice_weight = dice_weight
+        self.dice_weight, self.class_weights = dice_weight, class_weights
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Compare logits `(B, K, *S)` with an integer label `(B, *S)`; one logit says foreground."""
-        logits = full_precision(logits)
-        logits = with_background(logits)
-        label, judged = without_ignored(label, logits)
-        wanted = as_probabilities(label, logits)
-        cross_entropy = mean_over(-(wanted * F.log_softmax(logits, dim=1)).sum(1, keepdim=True), judged)
+        logits, wanted, judged = _among_classes(logits, label)
+        weights = pixel_weights(wanted, judged, self.class_weights)
+        cross_entropy = mean_over(-(wanted * F.log_softmax(logits, dim=1)).sum(1, keepdim=True), weights)
         p, t = (masked(one, judged)[:, 1:].flatten(2) for one in (torch.softmax(logits, dim=1), wanted))
         over = (0, 2) if logits.ndim == 4 else (2,)
         dice = (2 * (p * t).sum(over) + self.smooth) / (p.sum(over) + t.sum(over) + self.smooth)
         return self.cross_entropy_weight * cross_entropy + self.dice_weight * (1 - dice.mean())
+
+
+class FocalDiceLoss(nn.Module):
+    """Focal loss (Lin et al. 2017) + soft Dice of the foreground classes, its sums over the batch.
+
+    Args:
+        gamma: How much less right pixels count; 0 is the cross-entropy.
+        focal_weight: Weight of the focal loss.
+        dice_weight: Weight of the Dice loss.
+        class_weights: Weight of each class in the focal loss, background first; None: all the same.
+    """
+
+    def __init__(
+        self,
+        *,
+        gamma: float = 2.0,
+        focal_weight: float = 1.0,
+        dice_weight: float = 1.0,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        from monai.losses import FocalLoss, TverskyLoss
+
+        self.focal_weight, self.dice_weight, self.class_weights = focal_weight, dice_weight, class_weights
+        self.focal = FocalLoss(gamma=gamma, use_softmax=True, reduction="none")
+        self.dice = TverskyLoss(include_background=False, alpha=0.5, beta=0.5, batch=True)
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Compare logits `(B, K, *S)` with an integer label `(B, *S)`; one logit says foreground."""
+        logits, wanted, judged = _among_classes(logits, label)
+        weights = pixel_weights(wanted, judged, self.class_weights)
+        focal = mean_over(self.focal(logits, wanted).sum(1, keepdim=True), weights)
+        dice = self.dice(masked(torch.softmax(logits, dim=1), judged), masked(wanted, judged))
+        return self.focal_weight * focal + self.dice_weight * dice
+
+
+class TverskyLoss(nn.Module):
+    """Mean over the foreground classes of (1 - TP / (TP + alpha FP + beta FN))^exponent, sums over the batch.
+
+    Salehi et al. 2017; with an exponent above 1 the focal one of Abraham and Khan 2019.
+
+    Args:
+        alpha: Weight of what is found and is not there.
+        beta: Weight of what is there and is not found.
+        exponent: Above 1 classes that are right already count less.
+    """
+
+    def __init__(self, *, alpha: float = 0.3, beta: float = 0.7, exponent: float = 1.0) -> None:
+        super().__init__()
+        from monai.losses import TverskyLoss as Each
+
+        self.each = Each(include_background=False, alpha=alpha, beta=beta, batch=True, reduction="none")
+        self.exponent = exponent
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Compare logits `(B, K, *S)` with an integer label `(B, *S)`; one logit says foreground."""
+        logits, wanted, judged = _among_classes(logits, label)
+        missed = self.each(masked(torch.softmax(logits, dim=1), judged), masked(wanted, judged))
+        return missed.clamp(min=0).pow(self.exponent).mean()
+
+
+class BoundaryDiceLoss(nn.Module):
+    """Cross-entropy + Dice + logarithm of the Hausdorff loss by distance transforms (Karimi and Salcudean 2019).
+
+    The distances, in pixels of the network's grid, are computed on the processor at each step, which takes time.
+
+    Args:
+        boundary_weight: Weight of the boundary loss.
+        distance_exponent: Exponent of the distances.
+        **options: Of `CEDiceNNUNetLoss`, the rest of the sum.
+    """
+
+    def __init__(self, *, boundary_weight: float = 1.0, distance_exponent: float = 2.0, **options: Any) -> None:
+        super().__init__()
+        from monai.losses import LogHausdorffDTLoss
+
+        self.boundary_weight, self.rest = boundary_weight, CEDiceNNUNetLoss(**options)
+        self.boundary = LogHausdorffDTLoss(include_background=False, alpha=distance_exponent)
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Compare logits `(B, K, *S)` with an integer label `(B, *S)`; one logit says foreground."""
+        rest = self.rest(logits, label)
+        logits, wanted, judged = _among_classes(logits, label)
+        near = self.boundary(masked(torch.softmax(logits, dim=1), judged), masked(wanted, judged))
+        return rest + self.boundary_weight * near
+
+
+def _among_classes(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return logits of all classes in 32 bits, the wanted probabilities in the same shape, and what is not ignored."""
+    logits = with_background(full_precision(logits))
+    label, judged = without_ignored(label, logits)
+    return logits, as_probabilities(label, logits), judged
 
 
 class DeepSupervisionLoss(nn.Module):
@@ -167,26 +281,38 @@ LOSSES: dict[type[parts.LossConfig], type[nn.Module]] = {
     parts.BCEDiceVMKLA: BCEDiceVMKLALoss,
     parts.CEDice: CEDiceLoss,
     parts.CEDiceNNUNet: CEDiceNNUNetLoss,
+    parts.FocalDice: FocalDiceLoss,
+    parts.Tversky: TverskyLoss,
+    parts.BoundaryDice: BoundaryDiceLoss,
 }
 
 
-def make_loss(part: parts.LossConfig, out_channels: int = 1) -> nn.Module:
+def make_loss(part: parts.LossConfig, out_channels: int | None = 1) -> nn.Module:
     """Build a loss.
 
     Args:
         part: Which loss, and its options.
-        out_channels: Logits of the network.
+        out_channels: Logits of the network; None: not yet known.
 
     Raises:
-        ValueError: The loss does not fit the number of logits, or both weights are zero.
+        ValueError: The loss does not fit the number of logits, or all weights are zero.
     """
     options = part.model_dump(exclude={"name", "deep_supervision"})
     if isinstance(part, parts.AutoLoss):
         part = (parts.BCEDice if out_channels == 1 else parts.CEDice)(**options)
     if isinstance(part, parts.CEDice) and out_channels == 1:
         raise ValueError("loss.name=ce_dice needs three classes or more; for two classes take loss.name=bce_dice")
-    if options.get("cross_entropy_weight") == 0 and options.get("dice_weight") == 0:
-        raise ValueError("loss.cross_entropy_weight and loss.dice_weight are both 0: nothing would be learned")
+    summands = [f"loss.{key}" for key in options if key.endswith("_weight")]
+    if summands and all(options[key.removeprefix("loss.")] == 0 for key in summands):
+        raise ValueError(f"{' and '.join(summands)} are all 0: nothing would be learned")
+    weights = options.get("class_weights")
+    if weights is not None and out_channels is not None and len(weights) != num_classes(out_channels):
+        raise ValueError(
+            f"loss.class_weights has {len(weights)} numbers, but there are {num_classes(out_channels)} classes, "
+            "background first; give one for each"
+        )
+    if weights is not None and (min(weights) < 0 or max(weights) == 0):
+        raise ValueError(f"loss.class_weights must be 0 or more and not all 0, got {list(weights)}")
     return LOSSES[type(part)](**options)
 
 
@@ -211,11 +337,23 @@ def masked(values: Tensor, judged: Tensor | None) -> Tensor:
     return values if judged is None else values * judged
 
 
-def mean_over(values: Tensor, judged: Tensor | None) -> Tensor:
-    """Take the mean of `(B, K, *S)` over what is not ignored; 0 where all is."""
-    if judged is None:
+def mean_over(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Take the mean of `(B, K, *S)` with weights `(B, 1, *S)`, such as a mask; 0 where all of them are."""
+    if weights is None:
         return values.mean()
-    return (values * judged).sum() / (judged.sum() * values.shape[1]).clamp(min=1)
+    return (values * weights).sum() / (weights.sum() * values.shape[1]).clamp(min=1e-8)
+
+
+def pixel_weights(wanted: Tensor, judged: Tensor | None, class_weights: Sequence[float] | None) -> Tensor | None:
+    """Return the weight of each pixel `(B, 1, *S)` by its class; None where all count the same."""
+    if class_weights is None:
+        return judged
+    of_class = torch.tensor(class_weights, dtype=wanted.dtype, device=wanted.device)
+    if wanted.shape[1] == 1:
+        weights = of_class[0] + (of_class[1] - of_class[0]) * wanted
+    else:
+        weights = torch.einsum("bk...,k->b...", wanted, of_class).unsqueeze(1)
+    return masked(weights, judged)
 
 
 def full_precision(logits: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -9,6 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from kanscan.training.checkpoint import Checkpoints, Row, best_row
+
+#: So many validated epochs with a Dice of 0 are reported.
+_PATIENCE_WITH_NOTHING = 10
 
 
 class ProgressReport(Callback):
@@ -63,6 +67,9 @@ class ProgressReport(Callback):
         """Write the line of the epoch where there is no bar."""
         if self.bar is None and trainer.is_global_zero:
             self.console.print(epoch_line(self.checkpoints, trainer.max_epochs or 0), soft_wrap=True)
+        warning = nothing_learned(self.checkpoints.rows)
+        if warning and trainer.is_global_zero:
+            self.console.print(warning, soft_wrap=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
@@ -85,6 +92,19 @@ class ProgressReport(Callback):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def nothing_learned(rows: Sequence[Row]) -> str:
+    """Say what to try when the Dice of the validation cases has been 0 for some time; once, else ""."""
+    validated = [row["val_dice"] for row in rows if row["val_dice"] is not None]
+    is_due = rows and rows[-1]["val_dice"] is not None and len(validated) == _PATIENCE_WITH_NOTHING
+    if not is_due or max(validated) > 0:
+        return ""
+    return (
+        f"note: nothing is learned yet, val Dice was 0 in {len(validated)} epochs: look at the labels (kanscan check), "
+        "lower optim.lr and optim.kan_lr by ten, give rare classes more weight (loss.class_weights, or "
+        "loss.name=focal_dice), or show the network smaller parts of the images"
+    )
 
 
 def epoch_line(checkpoints: Checkpoints, epochs: int) -> str:

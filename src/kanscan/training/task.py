@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from kanscan.config.parts import OptimConfig
+from kanscan.config.parts import OptimConfig, TimedSchedule
 from kanscan.training.optim import learning_rates, make_optimizer, make_schedule
 
 Batch = Mapping[str, Any]
@@ -35,9 +35,44 @@ class Task(LightningModule):
         super().__init__()
         self.model: Any = model
         self.optim, self.epochs = optim, epochs
+        #: First epoch of the schedule: 0, or where a finished training went on for more.
+        self.schedule_began = 0
         self.seed = seed
         self.sums: dict[str, Averages] = {"train": Averages(), "val": Averages()}
         self.rates = (float("nan"), float("nan"))
+        self.frozen: tuple[str, ...] = ()
+        self.frozen_epochs: int | None = None
+
+    def freeze(self, beginnings: Sequence[str], epochs: int | None = None) -> None:
+        """Keep parameters as they are, batch norms in front of them included.
+
+        Args:
+            beginnings: Of the parameters' names in the network.
+            epochs: In so many epochs from the start; None: in all.
+
+        Raises:
+            ValueError: A beginning fits no parameter, or nothing is left to learn.
+        """
+        names = [name for name, _ in self.model.named_parameters()]
+        for beginning in beginnings:
+            if not any(name.startswith(beginning) for name in names):
+                known = ", ".join(dict.fromkeys(name.split(".")[0] for name in names))
+                raise ValueError(f"model.freeze={beginning}: no parameter begins so; this network has {known}")
+        if beginnings and epochs is None and all(name.startswith(tuple(beginnings)) for name in names):
+            raise ValueError("model.freeze names all parameters: nothing would be learned")
+        self.frozen, self.frozen_epochs = tuple(beginnings), epochs
+
+    def _hold_frozen(self) -> None:
+        if not self.frozen:
+            return
+        is_free = self.frozen_epochs is not None and self.current_epoch >= self.frozen_epochs
+        # Without a gradient the optimizer passes over a parameter, its decay included.
+        for name, parameter in self.model.named_parameters():
+            if name.startswith(self.frozen):
+                parameter.requires_grad_(is_free)
+        for name, module in self.model.named_modules():
+            if name.startswith(self.frozen):
+                module.train(is_free)
 
     @property
     def served(self) -> nn.Module:
@@ -63,7 +98,7 @@ class Task(LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimizer and the schedule, stepped after each epoch."""
         optimizer = make_optimizer(self.model, self.optim)
-        schedule = make_schedule(optimizer, self.optim, self.epochs)
+        schedule = make_schedule(optimizer, self.optim, self.epochs - self.schedule_began)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -73,6 +108,34 @@ class Task(LightningModule):
         the engine pass over that epoch as one it believes half done.
         """
         checkpoint.pop("loops", None)
+        checkpoint["schedule"] = {"began": self.schedule_began, "epochs": self.epochs}
+
+    def go_on_from(self, checkpoint: Mapping[str, Any]) -> bool:
+        """Take up the schedule of an earlier part of the training, or begin a new one where that was finished.
+
+        Returns:
+            Whether a new one begins.
+        """
+        before = checkpoint.get("schedule") or self._schedule_of_older_state(checkpoint)
+        # A schedule of its own length, or none, goes on as it would have in a longer training.
+        is_bound = isinstance(self.optim, TimedSchedule) and self.optim.schedule_epochs is None
+        is_new = is_bound and before["epochs"] <= checkpoint["epoch"] < self.epochs
+        self.schedule_began = checkpoint["epoch"] if is_new else before["began"]
+        return is_new
+
+    def _schedule_of_older_state(self, checkpoint: Mapping[str, Any]) -> dict[str, int]:
+        """Find out how long the training of a state was that does not say it (version 0.1.0)."""
+        (state,) = checkpoint["lr_schedulers"]
+        return {"began": 0, "epochs": state.get("T_max", state.get("total_iters", self.epochs))}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let a new schedule begin at the first rates; what the optimizer knows of the gradients stays."""
+        before = checkpoint.get("schedule", {"began": 0})
+        if self.schedule_began != before["began"]:
+            checkpoint["lr_schedulers"] = []
+            for state in checkpoint["optimizer_states"]:
+                for group in state["param_groups"]:
+                    group["lr"] = group["initial_lr"]
 
     def on_train_epoch_start(self) -> None:
         """Start the epoch's own random stream."""
@@ -80,6 +143,7 @@ class Task(LightningModule):
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert not isinstance(optimizer, list)
         self.rates = learning_rates(optimizer)
+        self._hold_frozen()
         torch.manual_seed(epoch_seed(self.seed, self.current_epoch))
 
     def demand_finite(self, loss: Tensor, batch: Batch, stage: str) -> None:

@@ -112,6 +112,7 @@ def fit(trainer: Trainer, task: Any, train: Any, validation: Any | None, *, stat
     if state is not None:
         content = read_state(state)
         check_state(content, task, state)
+        task.go_on_from(content)
         progress = trainer.fit_loop.epoch_progress.current
         progress.ready = progress.started = progress.processed = progress.completed = content["epoch"]
     with quiet():

@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+from kanscan.config.parts import TimedSchedule
 from kanscan.config.recipe import Recipe, with_root
 from kanscan.data.source import Opened
 from kanscan.data.splits import Split
@@ -43,6 +44,7 @@ def prepare(
     pipeline = pipeline_of_data(recipe, source)
     pipeline.check(recipe)
     found = pipeline.prepare(recipe, source, split or build_split(recipe, source.cases), resumed)
+    found.task.freeze(recipe.model.freeze, recipe.model.freeze_epochs)
     return replace(found, notes=(warning, *found.notes)) if warning else found
 
 
@@ -106,6 +108,7 @@ def _begin(
 
 
 def _go_on(recipe: Recipe, run: Run, say: Callable[[str], None]) -> tuple[Run, Checkpoints | None]:
+    before_epochs = run.recipe.trainer.epochs
     recipe = run.check_same(with_root(recipe, recipe.data.root))
     part = recipe.trainer
     if is_finished(run.state_path, part):
@@ -121,6 +124,11 @@ def _go_on(recipe: Recipe, run: Run, say: Callable[[str], None]) -> tuple[Run, C
     run.note_resumed(preparation.recipe, device_text(choose_device(part.device)))
     _announce(preparation, say)
     say(f"{run.path} goes on; it has {len(run.curves)} of {part.epochs} epochs")
+    if part.epochs > before_epochs and isinstance(recipe.optim, TimedSchedule) and not recipe.optim.schedule_epochs:
+        say(
+            f"note: its {recipe.optim.schedule} schedule was made for {before_epochs} epochs and has ended; a new one "
+            f"goes from optim.lr over the {part.epochs - before_epochs} further epochs"
+        )
     return run, _fit(run, preparation)
 
 
