@@ -7,7 +7,7 @@ RUNS   ?= runs
 # Whoever edits a kernel gets it compiled again.
 KERNELS := setup.py $(wildcard $(addprefix src/kanscan/ops/,kernels/*.h kernels/*.cpp */kernels/*.h */kernels/*.cpp))
 
-.PHONY: install demo test lint format docs bench clean
+.PHONY: install demo test lint format docs bench bench-user clean
 
 $(STAMP): pyproject.toml constraints.txt $(KERNELS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,6 +41,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/twins.py
 	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/draw.py
+
+bench-user: $(STAMP)
+	cd benchmarks && $(abspath $(BIN))/python user.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -235,3 +235,23 @@ def test_arrangement_of_a_single_slice():
     assert found.flipped == (False, True, True)
     array = np.arange(12).reshape(4, 3, 1)
     assert np.array_equal(found.backward(found.forward(array)), array)
+
+
+@pytest.mark.parametrize("coarse", [None, 0, 2])
+@pytest.mark.parametrize("size", [(5, 9, 7), (2, 3, 11), (4, 6, 8), (1, 6, 1)])
+def test_linear_resampling_is_that_of_splines_of_order_one(size, coarse):
+    from scipy.ndimage import zoom
+
+    from kanscan.data.volumes.grid import resample_image
+
+    image = np.random.default_rng(0).normal(size=(2, 4, 6, 8)).astype(np.float32)
+    found = resample_image(image, size, coarse=coarse, order=1)
+    axes = [a for a in range(3) if a != coarse]
+    for channel, ours in zip(image, found, strict=True):
+        if coarse is not None:
+            old, new = channel.shape[coarse], size[coarse]
+            nearest = np.minimum(((np.arange(new) + 0.5) * old / new).astype(int), old - 1)
+            channel = channel.take(nearest, coarse)
+        factors = [size[a] / channel.shape[a] if a in axes else 1 for a in range(3)]
+        expected = zoom(channel, factors, order=1, mode="nearest", grid_mode=True)
+        np.testing.assert_allclose(ours, expected, atol=2e-6)

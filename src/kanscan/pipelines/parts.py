@@ -19,6 +19,7 @@ from kanscan.data.loading import Cached, make_loader
 from kanscan.data.pictures.transforms import Preprocessing
 from kanscan.data.source import Opened
 from kanscan.data.splits import Split, make_split
+from kanscan.layers.lone_volume import quicken_lone_volumes
 from kanscan.models import create_model, model_options
 from kanscan.models.base import Network, SegmentationModel
 from kanscan.models.released import load_fitting, load_into, read_weights
@@ -103,6 +104,8 @@ def predictable_network(run: Run) -> SegmentationModel:
     model = load_into(create_model(facts.model.name, **facts.model.options), run.weights_path)
     if not isinstance(model, SegmentationModel):
         raise ValueError(f"{run.path} is damaged: {facts.model.name} labels no images, but run.json says that it does")
+    # Windows go through the network one by one.
+    quicken_lone_volumes(model)
     return model
 
 

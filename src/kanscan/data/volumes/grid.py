@@ -126,11 +126,32 @@ def resample_image(image: np.ndarray, shape: Triple, *, coarse: int | None = Non
     return out
 
 
+def _interpolate(array: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Interpolate between half-voxel centers, the border repeated: splines of order 1, axis by axis."""
+    for axis in reversed(range(array.ndim)):
+        old, new = array.shape[axis], size[axis]
+        if old == new:
+            continue
+        places = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+        before = np.minimum(places.astype(np.intp), max(old - 2, 0))
+        shape = [-1 if a == axis else 1 for a in range(array.ndim)]
+        share = (places - before).astype(array.dtype).reshape(shape)
+        low = array.take(before, axis, mode="clip")
+        high = array.take(before + 1, axis, mode="clip")
+        high -= low
+        high *= share
+        low += high
+        array = low
+    return array
+
+
 def _resample(array: np.ndarray, out: np.ndarray, coarse: int | None, order: int) -> None:
     """Resample an array into another of the wanted size."""
     from scipy.ndimage import zoom
 
     def stretched(part: np.ndarray, size: Sequence[int]) -> np.ndarray:
+        if order == 1:
+            return _interpolate(part, size)
         factors = [new / old for new, old in zip(size, part.shape, strict=True)]
         # Half-voxel centers, the border repeated: nothing moves sideways. Splines overshoot at edges; values that were
         # not there before are cut.
