@@ -163,7 +163,7 @@ def doubtful(facts: Sequence[CaseFacts]) -> list[str]:
     if alone:
         found.append(
             f"{len(alone)} of {len(facts)} images carry a turn of the camera (EXIF orientation) which their masks "
-            f"lack, first {alone[0]}: images are turned, masks are not; look at the contact sheet whether they still fit"
+            f"lack, first {alone[0]}: images are turned, masks are not; the contact sheet shows whether they fit"
         )
     return found
 
