@@ -415,7 +415,7 @@ def test_fine_tuning_takes_what_fits_and_tells_the_rest(tiny, finished, tmp_path
     assert not torch.equal(old["head.weight"], new["head.weight"])
     with pytest.raises(ValueError, match=r"this network has encoder, embeddings"):
         train(tiny[0], [*tiny[1], "model.freeze=[encodr]"], epochs=1, output=tmp_path / "other")
-    with pytest.raises(ValueError, match=r"belongs to another network|matches nothing"):
+    with pytest.raises(ValueError, match="another network|matches nothing|shape"):
         train(tiny[0], [*tiny[1], "model.name=unext", f"model.weights={finished.path}"], output=tmp_path / "other")
 
 
