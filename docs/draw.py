@@ -261,6 +261,9 @@ def paper_page(paper: Paper) -> str:
         parts.append(
             "## What contradicts itself\n\n" + "\n".join(f"- {' '.join(c.split())}" for c in paper.contradictions)
         )
+    if paper.statements:
+        rows = [(s.says, s.where, s.measured, f"`{s.command}`" if s.command else "") for s in paper.statements]
+        parts.append("## What the text claims\n\n" + table(("claim", "where", "measured here", "command"), rows))
     for name, printed in paper.tables.items():
         parts.append(f"## {name.replace('_', ' ')}: {printed.caption}\n\n{printed_table(paper, name)}\n{printed.note}")
     tried = [claim for claim in paper.claims() if claim.ours is not None]

@@ -47,13 +47,16 @@ def _text(value: Any) -> str:
     return f"{value:,.2f}" if isinstance(value, float) else str(value)
 
 
-def show(what: str = "models", name: str | None = None, *, check: bool = False, json: bool = False) -> Listing:
+def show(
+    what: str = "models", name: str | None = None, *, check: bool = False, claims: bool = False, json: bool = False
+) -> Listing:
     """List what is here: models, datasets, recipes, papers, backends; or one of them by name.
 
     Args:
         what: models, datasets, recipes, papers, keys (of a recipe) or backends; the singular with a name shows one.
         name: Which one, as in `show model ukan`, `show paper u_kan`, `show recipe ukan-busi`.
         check: Of a model: check everything that a network promises, and say what is missing.
+        claims: Of a paper: list what its text claims beside what was measured here, with the command.
         json: Print JSON.
 
     Raises:
@@ -84,6 +87,10 @@ def show(what: str = "models", name: str | None = None, *, check: bool = False, 
         if kind != "models" or not name:
             raise ValueError("--check is for one model: kanscan show model NAME --check")
         return _check(name)
+    if claims:
+        if kind != "papers" or not name:
+            raise ValueError("--claims is for one paper: kanscan show paper NAME --claims")
+        return _claims(name)
     return one[kind](name) if name and kind in one else everything[kind]()
 
 
@@ -227,6 +234,15 @@ def _paper(name: str) -> Listing:
     )
     columns = ("table", "setting", "method", "metric", "printed", "kanscan", "state", "unit")
     return Listing(paper.own_method, columns, rows, tuple(notes))
+
+
+def _claims(name: str) -> Listing:
+    from kanscan.papers import load_paper
+
+    paper = load_paper(name)
+    rows = [(s.says, s.where, s.measured, s.command) for s in paper.statements]
+    columns = ("claim", "where", "measured here", "command")
+    return Listing(f"What the text of {paper.own_method} claims", columns, rows)
 
 
 def _figure(value: float | None) -> str:

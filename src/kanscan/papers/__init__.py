@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import yaml
 
-from kanscan.papers.schema import Claim, Network, Paper, PrintedTable, Reading, Row, StudyCell
+from kanscan.papers.schema import Claim, Network, Paper, PrintedTable, Reading, Row, Statement, StudyCell
 from kanscan.papers.settings import Experiment, Settings
 from kanscan.registry import unknown
 
@@ -21,6 +21,7 @@ __all__ = [
     "Reading",
     "Row",
     "Settings",
+    "Statement",
     "StudyCell",
     "find_claims",
     "load_paper",

@@ -187,6 +187,49 @@ class Reading(_Part):
     option: str = ""
 
 
+class Counted(_Part):
+    """What a network costs here.
+
+    Attributes:
+        network: Which one.
+        size: Side of the square picture.
+        parameters: Its parameters; None: not looked at.
+        gmacs: Its multiply-adds for one picture, in billions, KAN layers and scans included.
+    """
+
+    network: Network
+    size: int = 256
+    parameters: int | None = None
+    gmacs: float
+
+
+class Statement(_Part):
+    """What a text claims beside what is measured here.
+
+    Attributes:
+        says: The claim.
+        where: Where it stands.
+        counted: Name -> what a network costs.
+        found: What that shows; empty where it was not measured.
+        command: What measures it.
+    """
+
+    says: str
+    where: str
+    counted: dict[str, Counted] = Field(default_factory=dict)
+    found: str = ""
+    command: str = ""
+
+    @property
+    def measured(self) -> str:
+        """Write what was measured, or that nothing was."""
+        parts = [
+            f"{name}: " + (f"{c.parameters / 1e6:.2f} M parameters, " if c.parameters else "") + f"{c.gmacs:.2f} GMACs."
+            for name, c in self.counted.items()
+        ]
+        return " ".join([*parts, self.found or "Not measured."])
+
+
 class StudyCell(_Part):
     """One training that a printed table asks for: a row's network on a data set.
 
@@ -238,6 +281,7 @@ class Paper(_Part):
     tables: dict[str, PrintedTable] = Field(default_factory=dict)
     readings: tuple[Reading, ...] = ()
     contradictions: tuple[str, ...] = ()
+    statements: tuple[Statement, ...] = ()
 
     def network(self, table: str, method: str) -> Network:
         """Return the network here that is a row of a table."""
