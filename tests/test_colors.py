@@ -57,3 +57,12 @@ def test_on_a_picture_the_outline_and_its_edge_are_there(ground, index):
 def test_what_stands_out_is_the_farthest():
     assert standing_out([(0, 0, 0), (255, 255, 255)], [(10, 10, 10)]) == (255, 255, 255)
     assert hexadecimal((1, 160, 255)) == "#01a0ff"
+
+
+def test_a_border_of_two_classes_is_drawn_once():
+    reference = np.ones((60, 60), np.uint8)
+    reference[:, 30:] = 2
+    drawn = overlay(np.zeros((60, 60)), reference, reference=reference)
+    row = [tuple(pixel) for pixel in drawn[30].tolist()]
+    assert [place for place, color in enumerate(row) if color == REFERENCE_COLOR] == [30]
+    assert row[29] == row[31] == CASING_COLOR

@@ -47,7 +47,7 @@ def test_a_page_with_everything_the_network_allows(run: Path, tmp_path: Path) ->
     page = result.page.read_text()
     assert page.count("<svg") >= 4 + 1 + 1 + 1 + 1 + 1
     assert "src=" not in page
-    assert page.count("<svg") == page.count('<svg role="img" style="max-width:100%;height:auto"')
+    assert page.count("<svg") == page.count('<svg class="chart" role="img"')
     assert "random weights" in page
     splines = np.load(tmp_path / "out" / "splines.npz")
     assert splines["encoder_blocks.0.layers.0/importance"].shape == (16, 16)

@@ -155,6 +155,38 @@ def reliability_diagram(curves: Mapping[str, Reliability], what: str = "pixels")
         return figure
 
 
+def rank_diagram(mean_ranks: Mapping[str, float], apart: float, alike: Sequence[Sequence[str]]) -> Figure:
+    """Draw a critical-difference diagram (Demšar 2006): networks at their mean ranks, the best at the left.
+
+    Args:
+        mean_ranks: Network -> mean rank, best first.
+        apart: Mean ranks closer than this are no evidence of a difference.
+        alike: Networks that a bar joins, since they are that close.
+    """
+    count = len(mean_ranks)
+    with page_style():
+        figure, [[axes]] = panels(size=(5.6, 1.0 + 0.16 * count + 0.12 * len(alike)))
+        left = (count + 1) // 2
+        depth = 0.35 + 0.2 * len(alike)
+        for place, (name, mean) in enumerate(mean_ranks.items()):
+            is_left = place < left
+            y = -depth - 0.35 * (place if is_left else count - 1 - place)
+            axes.plot([mean, mean, 0.9 if is_left else count + 0.1], [0, y, y], color=SOFT, linewidth=0.8)
+            axes.text(0.85 if is_left else count + 0.15, y, f"{visible(name)} {mean:.2f}",
+                      ha="right" if is_left else "left", va="center")  # fmt: skip
+        for place, names in enumerate(alike):
+            y = -0.22 - 0.2 * place
+            ends = mean_ranks[names[0]] - 0.04, mean_ranks[names[-1]] + 0.04
+            axes.plot(ends, [y, y], color=LINES[1], linewidth=3, solid_capstyle="butt")
+        axes.plot([1, min(1 + apart, count)], [0.8, 0.8], color=LINES[0], marker="|", linewidth=1.4)
+        axes.text(1, 0.95, f"critical difference {apart:.2f}", va="bottom")
+        axes.set(xlim=(0.2, count + 0.8), xticks=range(1, count + 1), yticks=[])
+        axes.spines[["left", "bottom"]].set_visible(False)
+        axes.spines["top"].set(visible=True, position=("data", 0), bounds=(1, count))
+        axes.xaxis.set_ticks_position("top")
+        return figure
+
+
 def _count(axes: Axes, axis: str) -> None:
     """Mark whole numbers only."""
     from matplotlib.ticker import MaxNLocator

@@ -77,9 +77,11 @@ def overlay(image: np.ndarray, label: np.ndarray, *, reference: np.ndarray | Non
         picture[contour(mask, width)] = color
     if reference is not None:
         lines = np.zeros(reference.shape, bool)
+        thin = max(1, round(max(label.shape) / 220))
+        # A border between two classes is drawn once, on the side of the higher one.
         for index in np.unique(reference[reference > 0]):
-            lines |= contour(reference == index, width)
-        picture[contour(~lines, max(1, width // 2))] = CASING_COLOR
+            lines |= contour(reference >= index, thin)
+        picture[contour(~lines, max(1, thin // 2))] = CASING_COLOR
         picture[lines] = REFERENCE_COLOR
     return picture.round().astype(np.uint8)
 

@@ -12,11 +12,13 @@ import yaml
 
 from kanscan.drawing.tables import csv_table, markdown_table, rich_notes, rich_table
 from kanscan.drawing.words import markdown_text
-from kanscan.metrics import METRICS, PairedDifference, Summary, adjust_p_values, paired_difference
+from kanscan.metrics import METRICS, PairedDifference, adjust_p_values, paired_difference
 from kanscan.papers import Claim, load_paper, paper_names
 from kanscan.report.numerals import NONE, number, span, title
 from kanscan.report.printed import pooled_name
-from kanscan.report.schema import CaseScores, Report
+from kanscan.report.ranking import Ranking, rank_networks
+from kanscan.report.schema import Report
+from kanscan.report.wording import agreeing, verdict
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -91,6 +93,8 @@ class Comparison:
     rows: tuple[Row, ...]
     paired: tuple[Paired, ...]
     notes: tuple[str, ...]
+    #: Every pair and mean ranks; of three reports or more on the same cases.
+    ranking: Ranking | None = None
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values."""
@@ -147,6 +151,8 @@ class Comparison:
         if self.paired:
             table = markdown_table(PAIRED_COLUMNS, self.paired_cells(), range(1, 5))
             parts += [f"## {title(self.metric)}, case by case", table]
+        if self.ranking is not None:
+            parts += ["## Every pair", self.ranking.markdown().rstrip()]
         if self.notes:
             parts.append("\n".join(f"- {markdown_text(note)}" for note in self.notes))
         return "\n\n".join(parts) + "\n"
@@ -173,7 +179,8 @@ class Comparison:
         if self.paired:
             heading = f"{title(self.metric)}, case by case"
             tables.append(rich_table(heading, PAIRED_COLUMNS, _narrow(self.paired_cells()), range(1, 5)))
-        return Group(*tables, *rich_notes(f"note: {note}" for note in self.notes))
+        ranking = [] if self.ranking is None else [self.ranking]
+        return Group(*tables, *ranking, *rich_notes(f"note: {note}" for note in self.notes))
 
 
 def _narrow(rows: list[list[str]]) -> list[list[str]]:
@@ -206,7 +213,14 @@ def compare_reports(reports: dict[str, Report], claims: Sequence[Claim] = (), me
             "printed numbers were pooled by their authors' code, on another split and often on the cases that chose "
             "the epoch; compare them with the pooled columns only, and with caution"
         )
-    return Comparison(metric, tuple(rows), tuple(paired), tuple(notes))
+    return Comparison(metric, tuple(rows), tuple(paired), tuple(notes), _ranking(reports, metric))
+
+
+def _ranking(reports: dict[str, Report], metric: str) -> Ranking | None:
+    if len(reports) < 3 or METRICS[metric].direction == "zero":
+        return None
+    found = rank_networks({name: {report.provenance.reference: report} for name, report in reports.items()}, metric)
+    return found if found.ranks is not None else None
 
 
 def _score(row: Row, metric: str) -> str:
@@ -318,7 +332,7 @@ def _paired(reports: dict[str, Report], metric: str) -> tuple[list[Paired], list
     first, notes, results = names[0], [], []
     found: dict[str, tuple[PairedDifference, int]] = {}
     for name in names[1:]:
-        why, both = _agreeing(reports[first], reports[name])
+        why, both = agreeing(reports[first], reports[name])
         if why:
             notes.append(f"{name} and {first}: {why}")
         if len(both) < 2:
@@ -335,40 +349,6 @@ def _paired(reports: dict[str, Report], metric: str) -> tuple[list[Paired], list
             continue
         difference, _ = found[name]
         s = difference.difference
-        words = _verdict(s, adjusted.get(name), metric)
+        words = verdict(s, adjusted.get(name), metric)
         results.append(Paired(name, first, metric, s.num_cases, s.mean, s.low, s.high, adjusted.get(name), words))
     return results, notes
-
-
-def _agreeing(first: Report, other: Report) -> tuple[str, list[tuple[CaseScores, CaseScores]]]:
-    """Pair the cases that have the same name, size and reference; say what does not agree."""
-    if first.class_names != other.class_names:
-        return f"other classes ({', '.join(other.class_names)}; {', '.join(first.class_names)})", []
-    if first.unit != other.unit:
-        return f"other units ({other.unit}; {first.unit})", []
-    theirs = {case.id: case for case in other.cases}
-    common = [(case, theirs[case.id]) for case in first.cases if case.id in theirs]
-    same = [(a, b) for a, b in common if a.reference_pixels == b.reference_pixels and a.size == b.size]
-    if not common:
-        return "they were judged on other cases, so their means cannot be compared directly", []
-    parts = []
-    if len(common) < max(len(first.cases), len(other.cases)):
-        parts.append(f"{len(common)} cases in common of {len(other.cases)} and {len(first.cases)}")
-    if len(same) < len(common):
-        parts.append(f"{len(common) - len(same)} cases of one name have different references and are left out")
-    return "; ".join(parts), same
-
-
-def _verdict(difference: Summary, p_value: float | None, metric: str) -> str:
-    if difference.low is None or difference.high is None:
-        return "too few groups to tell"
-    if difference.low <= 0 <= difference.high:
-        return "no evidence of a difference"
-    direction = METRICS[metric].direction
-    if direction == "zero":
-        word = "larger" if difference.mean > 0 else "smaller"
-    else:
-        word = "better" if (difference.mean > 0) == (direction == "higher") else "worse"
-    if p_value is None:
-        return f"{word} by the interval, too few groups for a test"
-    return word if p_value < 0.05 else f"perhaps {word}: the interval says so, the test does not"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from kanscan.metrics import METRICS, Summary
 from kanscan.report.numerals import NONE, number, title
-from kanscan.report.schema import LegacyFigure, PrintedFigure, Report
+from kanscan.report.schema import CaseScores, LegacyFigure, PrintedFigure, Report
 
 #: Titles of the legacy protocols.
 PROTOCOLS = {"batch_pooled": "pooled over batches of 8", "pixel_pooled": "pooled over all pixels"}
@@ -126,3 +127,38 @@ def reliability_sentence(report: Report) -> str:
         "together: the mean distance between how sure and how right the pixels of a bin are, as the network was "
         "trained, without a temperature."
     )
+
+
+def agreeing(first: Report, other: Report) -> tuple[str, list[tuple[CaseScores, CaseScores]]]:
+    """Pair the cases that have the same name, size and reference; say what does not agree."""
+    if first.class_names != other.class_names:
+        return f"other classes ({', '.join(other.class_names)}; {', '.join(first.class_names)})", []
+    if first.unit != other.unit:
+        return f"other units ({other.unit}; {first.unit})", []
+    theirs = {case.id: case for case in other.cases}
+    common = [(case, theirs[case.id]) for case in first.cases if case.id in theirs]
+    same = [(a, b) for a, b in common if a.reference_pixels == b.reference_pixels and a.size == b.size]
+    if not common:
+        return "they were judged on other cases, so their means cannot be compared directly", []
+    parts = []
+    if len(common) < max(len(first.cases), len(other.cases)):
+        parts.append(f"{len(common)} cases in common of {len(other.cases)} and {len(first.cases)}")
+    if len(same) < len(common):
+        parts.append(f"{len(common) - len(same)} cases of one name have different references and are left out")
+    return "; ".join(parts), same
+
+
+def verdict(difference: Summary, p_value: float | None, metric: str) -> str:
+    """Say what a paired difference is evidence of."""
+    if difference.low is None or difference.high is None:
+        return "too few groups to tell"
+    if difference.low <= 0 <= difference.high:
+        return "no evidence of a difference"
+    direction = METRICS[metric].direction
+    if direction == "zero":
+        word = "larger" if difference.mean > 0 else "smaller"
+    else:
+        word = "better" if (difference.mean > 0) == (direction == "higher") else "worse"
+    if p_value is None:
+        return f"{word} by the interval, too few groups for a test"
+    return word if p_value < 0.05 else f"perhaps {word}: the interval says so, the test does not"
