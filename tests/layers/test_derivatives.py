@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from graphs import run_plainly
 from kanscan import ops
 from kanscan.layers.as_coded_spline import AsCodedKANLinear
 from kanscan.layers.kan import KANLinear, TokenizedKANBlock
@@ -138,3 +139,21 @@ def test_a_batch_of_nothing_gives_nothing(name: str) -> None:
     y = layer(x[:0].requires_grad_())
     assert y.shape == (0, *expected)
     y.sum().backward()
+
+
+def demand_a_graph_of_any_batch(name: str) -> None:
+    layer, x = made(name)
+    program = torch.export.export(layer.eval(), (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
+    for batch in (3, 4, 8):
+        other = torch.randn(batch, *x.shape[1:])
+        with torch.no_grad():
+            torch.testing.assert_close(program.module()(other), layer(other), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.export
+def test_a_graph_of_any_batch() -> None:
+    """Also of one that is as large as some number of channels."""
+    run_plainly(
+        "from layers.test_derivatives import demand_a_graph_of_any_batch as demand",
+        *(f"demand({name!r})" for name in ("KANLinear", "KAConv", "KANConv", "SelectiveSSM", "MambaBlock", "SS2D")),
+    )

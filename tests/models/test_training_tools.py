@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from graphs import run_plainly
 from kanscan.models import MODELS
 from kanscan.models.conformance import example, tiny
 from models.test_contract import each
@@ -79,3 +80,47 @@ def test_two_ranks_agree_on_every_gradient() -> None:
     for rank in ranks:
         out, err = rank.communicate(timeout=1200)
         assert out == "same\n", err[-3000:]
+
+
+def demand_a_graph_of_any_batch(name: str, dims: int) -> None:
+    model = tiny(MODELS[name], dims).eval()
+    given = example(model, 2)
+    shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in given)
+    program = torch.export.export(model, given, dynamic_shapes=shapes, strict=False)
+    other = example(model, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(*other), model(*other), rtol=1e-3, atol=1e-4)
+
+
+def demand_a_graph_of_any_size(name: str, dims: int) -> None:
+    model = tiny(MODELS[name], dims).eval()
+
+    def sized(batch: int, *size: int) -> tuple[torch.Tensor, ...]:
+        x = torch.randn(batch, model.in_channels, *size[:dims])
+        return (x, *model.example_inputs(x.shape[2:], batch)[1:])
+
+    given = sized(2, 64, 96, 64)
+    sides = {axis + 2: model.stride[axis] * torch.export.Dim(f"n{axis}", min=1, max=64) for axis in range(dims)}
+    shapes = ({0: torch.export.Dim.DYNAMIC, **sides}, *({0: torch.export.Dim.DYNAMIC} for _ in given[1:]))
+    program = torch.export.export(model, given, dynamic_shapes=shapes, strict=False)
+    other = sized(3, 128, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(*other), model(*other), rtol=1e-3, atol=1e-4)
+
+
+HERE = "from models import test_training_tools as tools"
+
+
+@each
+@pytest.mark.export
+@pytest.mark.slow
+def test_a_graph_of_any_batch(name: str, dims: int) -> None:
+    run_plainly(HERE, f"tools.demand_a_graph_of_any_batch({name!r}, {dims})")
+
+
+@pytest.mark.export
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "dims"), [("unet", 2), ("ukan", 2), ("ukan_diffusion", 2), ("segresnet", 3)])
+def test_a_graph_of_any_size(name: str, dims: int) -> None:
+    """Scans hold one length in a graph; convolutions and splines do not."""
+    run_plainly(HERE, f"tools.demand_a_graph_of_any_size({name!r}, {dims})")

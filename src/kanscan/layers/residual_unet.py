@@ -177,8 +177,9 @@ def refuse_single_pixel(name: str, x: Tensor, stride: Size) -> None:
     Raises:
         ValueError: The sentence names the next legal size.
     """
-    size = tuple(int(s) for s in x.shape[2:])
-    if size == tuple(stride):
+    # No number is taken of a size that fits: in a graph that is recorded it may be a symbol.
+    if all(s == step for s, step in zip(x.shape[2:], stride, strict=True)):
+        size = tuple(int(s) for s in x.shape[2:])
         legal = (*size[:-1], 2 * size[-1])
         raise ValueError(
             f"{name} shrinks {' x '.join(map(str, size))} to a single pixel, which cannot be normalized; "

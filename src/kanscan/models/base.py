@@ -100,13 +100,15 @@ class Network(nn.Module, ABC):
             )
         if not self.takes_no_images and x.shape[0] == 0:
             raise ValueError(f"{name} takes one image or more, got a batch of none")
+        # No number is taken of a size that fits: in a graph that is recorded it may be a symbol.
+        if all(s > 0 and s % m == 0 for s, m in zip(x.shape[2:], self.stride, strict=True)):
+            return
         size = tuple(int(s) for s in x.shape[2:])
         legal = legal_size(size, self.stride)
-        if legal != size:
-            raise ValueError(
-                f"{name} needs a size that is a multiple of {' x '.join(map(str, self.stride))}, "
-                f"got {' x '.join(map(str, size))}; the next legal size is {' x '.join(map(str, legal))}"
-            )
+        raise ValueError(
+            f"{name} needs a size that is a multiple of {' x '.join(map(str, self.stride))}, "
+            f"got {' x '.join(map(str, size))}; the next legal size is {' x '.join(map(str, legal))}"
+        )
 
     def released_name(self, name: str) -> str:
         """Return the name that the released code gives to our parameter or buffer `name`."""

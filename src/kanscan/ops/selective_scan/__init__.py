@@ -177,7 +177,8 @@ def check_arguments(
         legal = [(channels, states), (batch, states, length)]
         if matrix.ndim == 4 and shape[1] > 0 and channels % shape[1] == 0:
             legal.append((batch, shape[1], states, length))
-        if shape not in legal:
+        # By length first: a graph whose batch is a symbol must not learn that it is no number of channels.
+        if not any(len(shape) == len(known) and shape == known for known in legal):
             raise ValueError(
                 f"selective_scan: {name} must be {(channels, states)}, {(batch, states, length)} or (batch, groups, "
                 f"states, length) with groups dividing {channels}, got {shape}"
