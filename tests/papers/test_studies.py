@@ -8,6 +8,7 @@ import torch
 from kanscan.complexity import complexity
 from kanscan.config.recipe import load_recipe
 from kanscan.models import create_model
+from kanscan.models.fitting import check_fit
 from kanscan.papers import Network, StudyCell, load_paper, paper_names
 
 #: (Paper, row) whose printed cost is not that of the network here; the row says so.
@@ -69,7 +70,10 @@ def test_every_cell_of_a_study_is_a_recipe() -> None:
         recipe = load_recipe(cell.recipe, cell.overrides)
         assert (recipe.model.name, recipe.model.preset) == (cell.network.model, cell.network.preset)
         model = Network(model=recipe.model.name, preset=recipe.model.preset, options=recipe.model.options)
-        built(model, **({"spatial_dims": 3} if cell.dataset == "abdomen_ct" else {}))
+        dims = 3 if cell.dataset == "abdomen_ct" else 2
+        network = built(model, **({"spatial_dims": 3} if dims == 3 else {}))
+        # Patches of volumes are rounded up to what the network takes.
+        check_fit(network, None if dims == 3 else recipe.data.image_size, recipe.loss.deep_supervision, dims)
     assert len(seen) == 219
 
 
