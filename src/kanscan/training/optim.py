@@ -41,20 +41,21 @@ def parameter_groups(model: nn.Module, *, lr: float, kan_lr: float | None = None
     return [group for group in groups if group["params"]]
 
 
-def make_optimizer(model: nn.Module, part: parts.Optimizer) -> Optimizer:
+def make_optimizer(model: nn.Module, part: parts.Optimizer, *, is_mixed: bool = False) -> Optimizer:
     """Build the optimizer of a network; every parameter decays, norms and biases included.
 
     Args:
         model: The network.
         part: Which optimizer, and its options.
+        is_mixed: Whether the training computes in mixed precision.
     """
     groups = parameter_groups(model, lr=part.lr, kan_lr=part.kan_lr)
     if isinstance(part, parts.SGD):
         return SGD(groups, lr=part.lr, momentum=part.momentum, nesterov=part.nesterov, weight_decay=part.weight_decay)
     assert isinstance(part, parts.Adam | parts.AdamW)
-    # One pass over the memory of each parameter: on the processor several times as fast, with the same result. On other
-    # devices mixed precision forbids clipping beside it.
-    fused = True if all(p.device.type == "cpu" for p in model.parameters()) else None
+    # One pass over the memory of each parameter: on the processor several times as fast, with the same result. Mixed
+    # precision forbids clipping beside it.
+    fused = True if not is_mixed and all(p.device.type == "cpu" for p in model.parameters()) else None
     kind = Adam if isinstance(part, parts.Adam) else AdamW
     return kind(groups, lr=part.lr, betas=part.betas, eps=part.eps, weight_decay=part.weight_decay, fused=fused)
 

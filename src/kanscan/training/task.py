@@ -97,7 +97,8 @@ class Task(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and the schedule, stepped after each epoch."""
-        optimizer = make_optimizer(self.model, self.optim)
+        is_mixed = self._trainer is not None and "mixed" in str(self._trainer.precision)
+        optimizer = make_optimizer(self.model, self.optim, is_mixed=is_mixed)
         schedule = make_schedule(optimizer, self.optim, self.epochs - self.schedule_began)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "epoch"}}
 
