@@ -13,10 +13,15 @@ pydicom = pytest.importorskip("pydicom")
 highdicom = pytest.importorskip("highdicom")
 
 from commands.made import make_data, make_run  # noqa: E402
+from data.made_volumes import box, write_series  # noqa: E402
 from data.test_dicom_pictures import write_picture  # noqa: E402
 from kanscan.commands.check import check  # noqa: E402
 from kanscan.commands.evaluate import evaluate  # noqa: E402
 from kanscan.commands.predict import predict  # noqa: E402
+from kanscan.data import open_folder, recognize  # noqa: E402
+from kanscan.data.dicom.segmentation import write_picture_segmentation, write_segmentation  # noqa: E402
+from kanscan.data.pictures.labels import read_label  # noqa: E402
+from kanscan.data.volumes.formats import read_volume  # noqa: E402
 
 BUNDLED = Path(pydicom.data.__file__).parent / "test_files"
 
@@ -65,6 +70,13 @@ def test_public_pictures(run, tmp_path, name):
     assert highdicom.seg.segread(done.files[0].with_suffix(".dcm")).Rows == dataset.Rows
 
 
+def test_the_limit_on_pixels_holds_for_dicom_too(run, tmp_path, monkeypatch):
+    path = write_picture(tmp_path / "large.dcm", np.zeros((100, 100), np.uint8))
+    monkeypatch.setenv("KANSCAN_MOST_PIXELS", "9999")
+    done = predict(run.path, [path], output=tmp_path / "out")
+    assert "more than the 9,999 that are read" in done.errors[0]
+
+
 def test_each_frame_of_a_clip_is_a_picture(run, tmp_path):
     first = pixels(next(iter(sorted((tmp_path / "data" / "images").iterdir()))))
     clip = np.stack([first, 255 - first, np.roll(first, 5, axis=1)])
@@ -90,3 +102,43 @@ def test_dicom_pictures_with_masks_are_checked_and_judged(run, tmp_path):
     assert report.mean("dice") == plain.mean("dice")
     # A pixel is half a millimeter, which the PNG files could not say.
     assert report.mean("hd95") == pytest.approx(plain.mean("hd95") / 2)
+
+
+def test_segmentations_are_masks_of_pictures(run, tmp_path):
+    """By name: the numbers of the segments differ from file to file."""
+    images = as_dicom(tmp_path / "data" / "images", tmp_path / "set" / "images")
+    for number, path in enumerate(sorted(images.iterdir())):
+        mask = pixels(tmp_path / "data" / "masks" / f"{path.stem}.png") > 0
+        label = np.where(mask, 1, 0).astype(np.uint8)
+        label[:3, :3] = 2
+        names = ("background", "ellipse", "corner")
+        if number % 2:
+            label, names = np.array([0, 2, 1], np.uint8)[label], ("background", "corner", "ellipse")
+        write_picture_segmentation(tmp_path / "set" / "labels" / f"{path.stem}.dcm", path, label, names)
+    opened = open_folder(tmp_path / "set")
+    assert (opened.reader.key, opened.label_map.names) == ("folder", ("background", "ellipse", "corner"))
+    for case in opened.cases:
+        expected = np.where(pixels(tmp_path / "data" / "masks" / f"{case.images[0].stem}.png") > 0, 1, 0)
+        expected[:3, :3] = 2
+        assert np.array_equal(read_label(case, opened.label_map), expected), case.id
+    found = check(tmp_path / "set", output=tmp_path / "sheet.png")
+    assert (found.errors, [one.name for one in found.classes]) == ((), ["background", "ellipse", "corner"])
+    shutil.copy(tmp_path / "data" / "masks" / "p00_v0.png", tmp_path / "set" / "labels" / "p00_v0.png")
+    (tmp_path / "set" / "labels" / "p00_v0.dcm").unlink()
+    with pytest.raises(ValueError, match=r"names its segments and .*p00_v0\.png does not"):
+        open_folder(tmp_path / "set")
+
+
+def test_a_study_in_folders_named_like_those_of_pictures_is_a_volume(tmp_path):
+    image, label = box((14, 16, 9))
+    folder = write_series(tmp_path / "p" / "images", image)
+    volume = read_volume(folder)
+    write_segmentation(_made(tmp_path / "p" / "labels") / "seg.dcm", volume, label, ("background", "liver", "spleen"))
+    assert recognize(tmp_path / "p") == "dicom"
+    (case,) = open_folder(tmp_path / "p").cases
+    assert case.is_volume and len(case.labels) == 1
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder

@@ -282,7 +282,7 @@ def test_segmentations_are_labels_to_learn_from(tmp_path):
     """One patient with both segments in a file, one with a file for each."""
     labels = {}
     for number, patient in enumerate(("p1", "p2")):
-        image, label = box((14, 16, 9), number)
+        image, label = box((13, 15, 9), number)
         folder = write_series(tmp_path / patient / "ct", image)
         volume = read_volume(folder)
         labels[patient] = label

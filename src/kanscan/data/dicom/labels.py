@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from kanscan.data.dicom.series import segment_names
-from kanscan.data.dicom.stack import decoded_frames, frames_of
+from kanscan.data.dicom.stack import decoded_frames, frames_of, read_dataset
 from kanscan.data.readable import readable
+from kanscan.registry import unknown
 
 #: A contour belongs to the slice that it lies in within this share of the distance of slices.
 _IN_SLICE = 0.5
@@ -50,6 +51,46 @@ def _segment_number(dataset: Any, frame: int) -> int:
         if found:
             return int(found[0].ReferencedSegmentNumber)
     raise ValueError(f"frame {frame + 1} does not say to which segment it belongs")
+
+
+def read_picture_segments(path: Path, names: Sequence[str] | None = None, frame: int | None = None) -> np.ndarray:
+    """Read a DICOM-SEG of a picture, which has no place in a patient.
+
+    Args:
+        path: The file.
+        names: Classes, background first, by which segments are numbered; None: by the numbers they have in the file.
+        frame: Of a clip, the frame that is asked for, from 0; None: all items belong to one picture.
+
+    Returns:
+        `(H, W)` uint8; where segments overlap, the later one is seen.
+
+    Raises:
+        ValueError: The file is damaged, or a segment has no class of its name.
+    """
+    dataset = read_dataset(path)
+    with readable(path):
+        numbers = [int(one.SegmentNumber) for one in dataset.SegmentSequence]
+        values = dict(zip(numbers, numbers, strict=True))
+        if names is not None:
+            for number, name in zip(numbers, segment_names(dataset), strict=True):
+                if name not in names[1:]:
+                    raise ValueError(f"{path}: {unknown('segment', name, list(names[1:]))}")
+                values[number] = list(names).index(name)
+        out = np.zeros((int(dataset.Rows), int(dataset.Columns)), np.uint8)
+        count = int(getattr(dataset, "NumberOfFrames", 1) or 1)
+        for k, plane in enumerate(decoded_frames(dataset, count)):
+            if frame is None or _source_frame(dataset, k) == frame:
+                out[plane > 0] = values[_segment_number(dataset, k)]
+    return out
+
+
+def _source_frame(dataset: Any, k: int) -> int:
+    """Return the frame of the source that an item belongs to, from 0; 0 where the source is one picture."""
+    for derivation in getattr(dataset.PerFrameFunctionalGroupsSequence[k], "DerivationImageSequence", None) or ():
+        for source in getattr(derivation, "SourceImageSequence", None) or ():
+            number = getattr(source, "ReferencedFrameNumber", None)
+            return 0 if number is None else int(number) - 1
+    return 0
 
 
 def read_contours(

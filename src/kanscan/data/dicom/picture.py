@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kanscan.data.dicom.archive import open_file
-from kanscan.data.dicom.series import Header, kind_of, read_header
+from kanscan.data.dicom.series import PIXELS, SEGMENTATIONS, Header, kind_of, read_header
 from kanscan.data.dicom.stack import decodable, functional_group, read_dataset
 from kanscan.data.limits import check_voxels
 from kanscan.data.optional_imports import pydicom_module
@@ -64,19 +64,18 @@ def check_picture(path: Path, dataset: Any) -> tuple[int, int, int]:
         rows, columns = (int(getattr(dataset, name, None) or 0) for name in ("Rows", "Columns"))
         frames = int(getattr(dataset, "NumberOfFrames", None) or 1)
         samples = int(getattr(dataset, "SamplesPerPixel", None) or 1)
-    if (
-        kind
-        or not rows
-        or not columns
-        or not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
-    ):
+    if kind or not rows or not columns or not any(name in dataset for name in PIXELS):
         raise ValueError(f"{path} is no picture but a DICOM {kind or 'object without an image'}")
     check_voxels(path, (rows, columns, samples))
     return rows, columns, frames
 
 
-def read_picture_header(path: str | Path) -> Header:
+def read_picture_header(path: str | Path, *, segmentations: bool = False) -> Header:
     """Read what a picture's header says of it, without its pixels.
+
+    Args:
+        path: The file.
+        segmentations: Take those of pictures too.
 
     Raises:
         ValueError: The file is damaged, or no picture.
@@ -84,7 +83,7 @@ def read_picture_header(path: str | Path) -> Header:
     head = read_header(Path(path))
     if head is None:
         raise ValueError(f"cannot read {path}: it is no DICOM, or its header is damaged")
-    if head.kind:
+    if head.kind and not (segmentations and head.kind in SEGMENTATIONS):
         raise ValueError(f"{path} is no picture but a DICOM {head.kind}")
     return head
 

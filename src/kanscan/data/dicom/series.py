@@ -20,7 +20,7 @@ from kanscan.registry import unknown
 _TAGS = (
     *("SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality", "SOPClassUID", "SOPInstanceUID"),
     *("Rows", "Columns", "NumberOfFrames", "ImageType", "SpecificCharacterSet"),
-    *("SamplesPerPixel", "BitsStored", "PhotometricInterpretation"),
+    *("SamplesPerPixel", "BitsStored", "PhotometricInterpretation", "ImagePositionPatient"),
     *("ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence", "SegmentSequence", "StructureSetROISequence"),
 )
 DICOM_SUFFIXES = (".dcm", ".dicom", ".dic", ".ima")
@@ -61,6 +61,7 @@ class Header:
         frames: NumberOfFrames, 1 where there is none.
         is_color: Its pixels are colors, or numbers of colors.
         bits: Stored of each sample.
+        is_placed: It says where in the patient it lies: a slice, no picture.
         is_localizer: The scanner calls it a localizer.
         segments: Of a segmentation or structure set: the names of what it marks.
         refers_to: The same: SeriesInstanceUID of the images it was drawn on.
@@ -78,6 +79,7 @@ class Header:
     frames: int
     is_color: bool
     bits: int
+    is_placed: bool
     is_localizer: bool
     segments: tuple[str, ...] = ()
     refers_to: tuple[str, ...] = ()
@@ -163,6 +165,7 @@ def _header(path: Path, head: Any) -> Header:
         frames,
         int(text("SamplesPerPixel") or 1) > 1 or text("PhotometricInterpretation") == "PALETTE COLOR",
         int(text("BitsStored") or 8),
+        bool(getattr(head, "ImagePositionPatient", None)),
         "LOCALIZER" in ([image_type] if isinstance(image_type, str) else [str(part) for part in image_type]),
         segment_names(head),
         tuple(dict.fromkeys(_references(head))),

@@ -275,10 +275,14 @@ def _planes(dataset: Any, file: Path, frames: Sequence[Slice]) -> Iterator[np.nd
 
 
 def decoded_frames(dataset: Any, count: int) -> Iterable[np.ndarray]:
-    """Decode a file frame by frame; many compressed ones at once: finding each would take a walk through all."""
+    """Decode a file frame by frame; many compressed ones at once: finding each would take a walk through all.
+
+    Frames of single bits are decoded at once too, since they need not begin with a byte.
+    """
     from pydicom.pixels import iter_pixels, pixel_array
 
-    if count > 1 and dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+    packed = int(getattr(dataset, "BitsAllocated", 8)) == 1
+    if count > 1 and (packed or dataset.file_meta.TransferSyntaxUID.is_encapsulated):
         return pixel_array(dataset)
     return iter_pixels(dataset, indices=range(count))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from kanscan.data.dicom.picture import read_dicom_picture
+from kanscan.data.dicom.picture import read_dicom_picture, read_picture_header
 from kanscan.data.dicom.series import is_named_like_dicom
 from kanscan.data.pictures.limits import check_pixels, open_pillow
 from kanscan.data.readable import readable
@@ -63,6 +63,8 @@ def decode(path: Path, frame: int | None = None) -> Decoded:
     with readable(path):
         try:
             if is_named_like_dicom(path):
+                head = read_picture_header(path)
+                check_pixels(path, (head.rows, head.columns))
                 return Decoded(read_dicom_picture(path, frame)[0])
             if path.suffix.lower() == ".npy":
                 array = _read_npy(path, frame)

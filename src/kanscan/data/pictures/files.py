@@ -192,8 +192,9 @@ def read_header(path: Path) -> Header:
         raise FileNotFoundError(f"no file at {path}")
     suffix = path.suffix.lower()
     if is_named_like_dicom(path):
-        head = read_picture_header(path)
-        mode = f"{head.bits}-bit {'color' if head.is_color else 'gray'} DICOM"
+        head = read_picture_header(path, segmentations=True)
+        kind = "color" if head.is_color else "gray"
+        mode = "DICOM segmentation" if head.kind else f"{head.bits}-bit {kind} DICOM"
         return Header((head.rows, head.columns), 3 if head.is_color else 1, mode)
     if suffix in (".npy", ".mat"):
         array = decode(path).array

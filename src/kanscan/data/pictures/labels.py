@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from kanscan.data.case import Case
+from kanscan.data.dicom.labels import read_picture_segments
 from kanscan.data.label_map import LabelMap, apply_label_map
 from kanscan.data.pictures.drawing_outlines import draw_outlines
 from kanscan.data.pictures.files import read_channels, read_header, read_image, read_size, read_stored_label
+from kanscan.data.pictures.search import is_segmentation
 from kanscan.metrics import IGNORED
 
 
@@ -51,7 +53,13 @@ def read_stored_labels(case: Case, label_map: LabelMap | None = None) -> list[np
     if case.merge == "channels":
         return [_classes_of_channels(path, read_channels(path, frame=case.frame)) for path in case.labels]
     as_colors = label_map is not None and label_map.rule == "colors"
-    return [read_stored_label(path, frame=case.frame, as_colors=as_colors) for path in case.labels]
+    names = None if label_map is None else label_map.names
+    return [
+        read_picture_segments(path, names, case.frame)
+        if is_segmentation(path)
+        else read_stored_label(path, frame=case.frame, as_colors=as_colors)
+        for path in case.labels
+    ]
 
 
 def _classes_of_channels(path: Path, channels: np.ndarray) -> np.ndarray:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from kanscan.data.case import DatasetReader, Survey
+from kanscan.data.dicom.series import is_named_like_dicom, read_header
 from kanscan.data.patterns import group_notes
+from kanscan.data.pictures.search import pictures
 from kanscan.data.readers.layout import find_parts
 from kanscan.data.readers.options import PictureOptions, subset_cases, written_labels
 from kanscan.data.readers.pairing import Pair, PairingProblem, finish, left_out_notes, pair_folders
@@ -65,9 +67,10 @@ class Folder(DatasetReader):
     def recognizes(cls, root: Path) -> bool:
         """See whether a folder of images stands beside a folder of masks."""
         try:
-            return bool(find_parts(root))
+            parts = find_parts(root)
         except ValueError:
             return True  # two folders could be the masks; the survey asks which
+        return bool(parts) and not any(_is_study(part.images, part.labels) for part in parts)
 
     def survey(self, root: Path) -> Survey:
         """List the pairs; a subset without masks is named and left out."""
@@ -96,3 +99,12 @@ class Folder(DatasetReader):
         """Look into the mask files for their values, and into the images' headers for their channels."""
         self.label_map, self.channels, notes = self.options.settle(survey.cases)
         return notes
+
+
+def _is_study(images: Path, labels: Path | None) -> bool:
+    """Tell slices of a patient with segmentations of their series from pictures with a mask each."""
+    first = next(iter(pictures(images)), None)
+    head = read_header(first) if first is not None and is_named_like_dicom(first) else None
+    if head is None or not head.is_placed or labels is None:
+        return False
+    return all(is_named_like_dicom(path) for path in pictures(labels))

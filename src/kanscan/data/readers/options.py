@@ -15,7 +15,9 @@ from kanscan.data.patterns import check_pattern, with_groups
 from kanscan.data.pictures.channels import stored_channels
 from kanscan.data.pictures.label_meaning import BACKGROUND, infer_label_map, label_map_from_option, label_notes
 from kanscan.data.pictures.label_values import read_label_values
+from kanscan.data.pictures.search import is_segmentation
 from kanscan.data.readers.pairing import Pair, case_id
+from kanscan.data.volumes.segments import names_of
 from kanscan.registry import unknown
 
 
@@ -64,7 +66,9 @@ class PictureOptions:
             How label values become classes, the number of channels, and what a user may want to know.
         """
         notes: list[str] = []
-        if self.is_open or isinstance(self.labels, list | tuple):
+        if self.is_open and (named := segments_named(cases)):
+            self.label_map = LabelMap((BACKGROUND, *named), "values", {k: k for k in range(len(named) + 1)})
+        elif self.is_open or isinstance(self.labels, list | tuple):
             found = read_label_values(cases)
             self.label_map = infer_label_map(found) if self.is_open else label_map_from_option(self.labels, found)
             notes = label_notes(self.label_map, found)
@@ -79,6 +83,20 @@ class PictureOptions:
             return self.label_map, self._channels, notes
         channels, more = stored_channels(cases)
         return self.label_map, channels, notes + more
+
+
+def segments_named(cases: Sequence[Case]) -> list[str]:
+    """List the classes that DICOM segmentations name, in the order met; none where labels are anything else.
+
+    Raises:
+        ValueError: Some labels are DICOM segmentations and others are not.
+    """
+    paths = [path for case in cases for path in case.labels]
+    segmentations = [path for path in paths if is_segmentation(path)]
+    if segmentations and len(segmentations) < len(paths):
+        other = next(path for path in paths if path not in set(segmentations))
+        raise ValueError(f"{segmentations[0]} names its segments and {other} does not; keep labels of one kind")
+    return list(dict.fromkeys(name for path in segmentations for name in names_of(path)))
 
 
 def subset_cases(
