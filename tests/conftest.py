@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure() -> None:
+    # What files showed is remembered between starts; tests shall neither find nor leave any of it.
+    os.environ.setdefault("KANSCAN_CACHE", tempfile.mkdtemp(prefix="kanscan-tests-"))
     # Two workers share two cores; more threads each would only fight.
     torch.set_num_threads(1)
 

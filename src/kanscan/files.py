@@ -154,3 +154,12 @@ def _reason(error: Exception) -> str:
 def printable(text: str) -> str:
     """Make text harmless on a terminal: control characters and bytes that are no UTF-8 are shown as escapes."""
     return "".join(c if c in "\n\t" or c.isprintable() or c == "\u00ad" else ascii(c)[1:-1] for c in text)
+
+
+def cache_folder() -> Path:
+    """Return where things are kept that can be made anew: KANSCAN_CACHE, else `kanscan` in the user's caches."""
+    chosen = os.environ.get("KANSCAN_CACHE")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "kanscan"

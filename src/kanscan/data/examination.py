@@ -13,7 +13,7 @@ from kanscan.data.label_map import LabelMap, pack_colors
 from kanscan.data.pictures.files import read_header
 from kanscan.data.pictures.label_values import value_counts
 from kanscan.data.pictures.labels import check_pair, merge_labels, read_case_image, read_stored_labels
-from kanscan.data.similarity import Signature, near_pairs, sign, volume_signature
+from kanscan.data.similarity import Signature, near_blocks, sign, volume_signature
 from kanscan.data.volume import Volume, axis_codes, check_grid
 from kanscan.data.volumes.formats import format_name, read_case_volume, read_label_volume, stored_labels
 from kanscan.metrics import IGNORED
@@ -123,22 +123,58 @@ def find_duplicates(facts: Sequence[CaseFacts]) -> list[list[str]]:
     return [ids for ids in by_digest.values() if len(ids) > 1]
 
 
-def find_near_duplicates(facts: Sequence[CaseFacts], groups: Sequence[str | None]) -> list[tuple[str, str]]:
-    """List pairs of cases that look the same though their pixels differ, and that no declared group keeps together.
+@dataclass(frozen=True)
+class LookAlikes:
+    """Pairs of cases that look the same though their pixels differ, and that no declared group keeps together.
+
+    Attributes:
+        count: How many.
+        crossing: Those of them whose cases lie in different subsets.
+        pairs: Ids of the first ones, at most `MOST_PAIRS`.
+    """
+
+    count: int = 0
+    crossing: int = 0
+    pairs: tuple[tuple[str, str], ...] = ()
+
+
+#: Pairs of look-alikes that are listed; all are counted.
+MOST_PAIRS = 1000
+
+
+def find_look_alikes(
+    facts: Sequence[CaseFacts], groups: Sequence[str | None], subsets: Sequence[str | None]
+) -> LookAlikes:
+    """Count the look-alikes of a data set and list the first ones, in memory that does not grow with their number.
 
     Args:
         facts: Of all cases.
         groups: Group of each case, or None.
+        subsets: Subset of each case, or None.
     """
     known = [k for k, one in enumerate(facts) if one.signature is not None]
     signatures = [one.signature for one in facts if one.signature is not None]
-    found = []
-    for first, second in near_pairs(signatures):
-        i, j = known[first], known[second]
-        together = groups[i] is not None and groups[i] == groups[j]
-        if signatures[first].digest != signatures[second].digest and not together:
-            found.append((facts[i].id, facts[j].id))
-    return found
+    digests = _numbered([one.digest for one in signatures])
+    parts = _numbered([subsets[k] for k in known])
+    together = _numbered([groups[k] for k in known])
+    together[[groups[k] is None for k in known]] = -1
+    count = crossing = 0
+    listed: list[tuple[int, int]] = []
+    for one, other in near_blocks(signatures):
+        apart = (digests[one] != digests[other]) & ((together[one] != together[other]) | (together[one] < 0))
+        one, other = one[apart], other[apart]
+        count += len(one)
+        crossing += int((parts[one] != parts[other]).sum())
+        listed += [(min(i, j), max(i, j)) for i, j in zip(one[:MOST_PAIRS].tolist(), other.tolist(), strict=False)]
+        listed = sorted(listed)[:MOST_PAIRS]
+    pairs = tuple((facts[known[i]].id, facts[known[j]].id) for i, j in listed)
+    return LookAlikes(count, crossing, pairs)
+
+
+def _numbered(values: Sequence[object]) -> np.ndarray:
+    """Give equal values equal numbers."""
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
 
 
 #: A foreground of more than this share is rather a mask read the wrong way round.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
 
 from kanscan.data.case import Case
-from kanscan.data.similarity import Signature, case_signature, near_pairs
+from kanscan.data.remembered import remembered
+from kanscan.data.similarity import SIGNATURES, Joining, Signature, case_signature, near_blocks
 
 
 def group_cases(cases: Sequence[Case], *, by_content: bool = True) -> dict[str, list[str]]:
@@ -19,36 +22,34 @@ def group_cases(cases: Sequence[Case], *, by_content: bool = True) -> dict[str, 
     Returns:
         Group name -> ids, both in sorted order.
     """
-    parent = {case.id: case.id for case in cases}
-
-    def root(name: str) -> str:
-        while parent[name] != name:
-            name = parent[name]
-        return name
-
-    def join(one: str, other: str) -> None:
-        parent[root(other)] = root(one)
-
-    first_with: dict[str, str] = {}
-    signatures = _signatures(cases) if by_content else []
+    joining = Joining(len(cases))
+    signatures = case_signatures(cases) if by_content else []
+    first_with: dict[str, int] = {}
+    pairs: list[tuple[int, int]] = []
     for position, case in enumerate(cases):
         keys = [f"group {case.group}"] if case.group is not None else []
         keys += [signatures[position].digest] if by_content else []
-        for key in keys:
-            join(first_with.setdefault(key, case.id), case.id)
-    for i, j in near_pairs(signatures):
-        join(cases[i].id, cases[j].id)
+        pairs += [(first_with.setdefault(key, position), position) for key in keys]
+    if pairs:
+        joining.join(*np.array(pairs).T)
+    for one, other in near_blocks(signatures):
+        joining.join(one, other)
     names = {case.id: case.group for case in cases}
-    found: dict[str, list[str]] = {}
-    for case in sorted(cases, key=lambda c: c.id):
-        found.setdefault(root(case.id), []).append(case.id)
+    found: dict[int, list[str]] = {}
+    for position in sorted(range(len(cases)), key=lambda k: cases[k].id):
+        found.setdefault(int(joining.labels[position]), []).append(cases[position].id)
     return {names[members[0]] or members[0]: members for members in found.values()}
 
 
-def _signatures(cases: Sequence[Case]) -> list[Signature]:
-    # Decoding leaves Python's lock, so threads help.
-    with ThreadPoolExecutor(4) as pool:
-        return list(pool.map(case_signature, cases))
+def case_signatures(cases: Sequence[Case]) -> list[Signature]:
+    """Read the signatures of all cases, those of files seen before from the cache."""
+    return remembered("signature", [_files(case) for case in cases], lambda k: case_signature(cases[k]), SIGNATURES)
+
+
+def _files(case: Case) -> tuple[tuple[Path, ...], object]:
+    if case.stacked or case.series is not None or case.images[0].is_dir():
+        return (), None  # of several files, or of a part of a folder: not remembered
+    return case.images[:1], case.frame
 
 
 def describe_groups(groups: Mapping[str, Sequence[str]]) -> str:

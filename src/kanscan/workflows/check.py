@@ -11,7 +11,7 @@ from typing import Any
 
 from kanscan.data import open_folder
 from kanscan.data.case import Case, DatasetReader
-from kanscan.data.examination import CaseFacts, doubtful, find_duplicates, find_near_duplicates
+from kanscan.data.examination import CaseFacts, doubtful, find_duplicates, find_look_alikes
 from kanscan.data.pictures.label_meaning import values_text
 from kanscan.drawing.images import contact_sheet, save_png
 from kanscan.pipelines import PICTURES, VOLUMES, LabelingPipeline
@@ -242,7 +242,7 @@ def _tables(cases: Sequence[Case], facts: Sequence[CaseFacts], reader: DatasetRe
         "num_groups": len(declared) or None,
         "subsets": _counted(case.subset for case in cases if case.subset),
         "duplicates": find_duplicates(facts),
-        "near_duplicates": find_near_duplicates(facts, groups),
+        "near_duplicates": list(find_look_alikes(facts, groups, [case.subset for case in cases]).pairs),
     }
 
 
@@ -268,13 +268,13 @@ def _warnings(cases: Sequence[Case], facts: Sequence[CaseFacts], reader: Dataset
             f"{', '.join(ids)} are the same picture"
             + (leak if len(where) > 1 else "; the default split keeps them together")
         )
-    near = find_near_duplicates(facts, [case.group for case in cases])
-    if near:
-        crossing = sum(subsets[one] != subsets[other] for one, other in near)
+    near = find_look_alikes(facts, [case.group for case in cases], [case.subset for case in cases])
+    if near.count:
+        one, other = near.pairs[0]
         found.append(
-            f"{len(near)} pairs of pictures look the same though their pixels differ, first {near[0][0]} and "
-            f"{near[0][1]}; the default split keeps them together, a random one does not"
-            + (f", and the folders set {crossing} of them apart" if crossing else "")
+            f"{near.count} pairs of pictures look the same though their pixels differ, first {one} and {other}; the "
+            "default split keeps them together, a random one does not"
+            + (f", and the folders set {near.crossing} of them apart" if near.crossing else "")
         )
     found += doubtful(facts)
     return found + _label_warnings([one for one in facts if one.class_pixels], reader)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -13,6 +13,7 @@ from kanscan.data.case import Case
 from kanscan.data.label_map import pack_colors
 from kanscan.data.pictures.files import MOST_CLASSES, is_lossy
 from kanscan.data.pictures.labels import read_stored_labels
+from kanscan.data.remembered import Packing, remembered
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,13 @@ def total_values(parts: Iterable[LabelValues]) -> LabelValues:
 
 def read_label_values(cases: Iterable[Case]) -> LabelValues:
     """Count the values in all label files; unreadable files are passed over (reading the case reports them)."""
-    # Decoding leaves Python's lock, so threads help.
-    with ThreadPoolExecutor(4) as pool:
-        return total_values(pool.map(_read_one, [case for case in cases if case.labels]))
+    labelled = [case for case in cases if case.labels]
+    files = [((*case.labels, *case.images[: case.outlines is not None]), _decides(case)) for case in labelled]
+    return total_values(remembered("label values", files, lambda k: _read_one(labelled[k]), _PACKING))
+
+
+def _decides(case: Case) -> tuple[object, ...]:
+    return case.frame, case.merge, case.outlines
 
 
 def _read_one(case: Case) -> LabelValues:
@@ -128,3 +133,20 @@ def value_counts(values: np.ndarray) -> Counter[int]:
         return Counter(dict(zip(present.tolist(), counts[present].tolist(), strict=True)))
     present, counts = np.unique(values, return_counts=True)
     return Counter(dict(zip(present.tolist(), counts.tolist(), strict=True)))
+
+
+def _pack(found: LabelValues) -> bytes:
+    return json.dumps([list(v.items()) if isinstance(v, Counter) else v for v in _content(found)]).encode()
+
+
+def _unpack(content: bytes) -> LabelValues:
+    values = json.loads(content)
+    counted = [Counter({int(k): int(n) for k, n in v}) if isinstance(v, list) else int(v) for v in values]
+    return LabelValues(**dict(zip((one.name for one in fields(LabelValues)), counted, strict=True)))  # type: ignore[arg-type]
+
+
+def _content(found: LabelValues) -> list[Counter[int] | int]:
+    return [getattr(found, one.name) for one in fields(LabelValues)]
+
+
+_PACKING: Packing[LabelValues] = Packing(_pack, _unpack)

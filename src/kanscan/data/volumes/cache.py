@@ -15,7 +15,7 @@ from kanscan.data.case import Case, LabelMap
 from kanscan.data.volumes.formats import read_volume_pair
 from kanscan.data.volumes.plan import VolumePlan
 from kanscan.data.volumes.preparation import prepare_label, prepare_volume
-from kanscan.files import atomic
+from kanscan.files import atomic, cache_folder
 from kanscan.metrics import IGNORED
 
 #: Raised when preparation computes something else, so that older files are made anew.
@@ -45,11 +45,7 @@ class CachedCase:
 
 def default_folder() -> Path:
     """Return where prepared volumes go: KANSCAN_CACHE, else the user's folder for caches."""
-    chosen = os.environ.get("KANSCAN_CACHE")
-    if chosen:
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "kanscan" / "volumes"
+    return cache_folder() if os.environ.get("KANSCAN_CACHE") else cache_folder() / "volumes"
 
 
 def cache_cases(
