@@ -361,3 +361,25 @@ def test_polygons_are_filled_by_the_centers_of_pixels():
     simple = np.array([[2.2, 3.1], [17.7, 5.3], [9.1, 18.4]])
     points = np.c_[i.ravel(), j.ravel()]
     assert np.array_equal(fill_polygon(simple, (20, 22)), Outline(simple).contains_points(points).reshape(20, 22))
+
+
+def test_slices_that_cannot_be_read_are_told(tmp_path):
+    """Left out silently, the last slice would be missed by nobody."""
+    image, _ = box((6, 5, 8))
+    folder = write_series(tmp_path / "s", image, names=[f"{k}.dcm" for k in range(8)])
+    last = folder / "7.dcm"
+    whole = last.read_bytes()
+    at = whole.index(b"US", whole.index(b"\x28\x00\x10\x00"))
+    last.write_bytes(whole[:at] + b"XX" + whole[at + 2 :])
+    survey = survey_volumes([folder])
+    assert "1 file that cannot be read" in " ".join(survey.notes)
+    with zipfile.ZipFile(tmp_path / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.iterdir())[:7]:
+            archive.write(path, path.name)
+    damaged = bytearray((tmp_path / "z.zip").read_bytes())
+    damaged[60:80] = bytes(20)
+    (tmp_path / "z.zip").write_bytes(damaged)
+    assert "1 file that cannot be read" in " ".join(survey_volumes([tmp_path / "z.zip"]).notes)
+    (tmp_path / "z.zip").write_bytes(damaged[:-60] + bytes(30) + damaged[-30:])
+    with pytest.raises(ValueError, match=r"z\.zip"):
+        survey_volumes([tmp_path / "z.zip"])

@@ -26,7 +26,10 @@ def members(archive: Path) -> list[Path]:
     Raises:
         ValueError: They would inflate to more than is read.
     """
-    inside = [one for one in _opened(archive, archive.stat().st_mtime_ns).infolist() if not one.is_dir()]
+    try:
+        inside = [one for one in _opened(archive, archive.stat().st_mtime_ns).infolist() if not one.is_dir()]
+    except Exception as error:  # zipfile raises many kinds on damaged archives
+        raise ValueError(f"cannot read {archive}: {str(error) or type(error).__name__}") from None
     size, most = sum(one.file_size for one in inside), _BYTES * most_voxels()
     if size > most:
         raise ValueError(f"{archive} would inflate to {size:.3g} bytes, more than the {most:.3g} that are read")

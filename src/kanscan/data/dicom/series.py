@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -68,19 +67,19 @@ class Header:
     """
 
     path: Path
-    series_uid: str
-    instance_uid: str
-    number: int | None
-    description: str
-    modality: str
-    kind: str
-    rows: int
-    columns: int
-    frames: int
-    is_color: bool
-    bits: int
-    is_placed: bool
-    is_localizer: bool
+    series_uid: str = ""
+    instance_uid: str = ""
+    number: int | None = None
+    description: str = ""
+    modality: str = ""
+    kind: str = ""
+    rows: int = 0
+    columns: int = 0
+    frames: int = 1
+    is_color: bool = False
+    bits: int = 8
+    is_placed: bool = False
+    is_localizer: bool = False
     segments: tuple[str, ...] = ()
     refers_to: tuple[str, ...] = ()
 
@@ -103,10 +102,14 @@ class Found:
 def is_dicom_file(path: Path) -> bool:
     """Tell by its first bytes whether a file is DICOM, also without the preamble that the standard asks for."""
     try:
-        with open_file(path) as file:
-            start = file.read(132)
-    except (OSError, zlib.error):
+        return _begins_like_dicom(path)
+    except OSError:
         return False
+
+
+def _begins_like_dicom(path: Path) -> bool:
+    with open_file(path) as file:
+        start = file.read(132)
     return start[128:] == b"DICM" or _begins_with_element(start)
 
 
@@ -133,16 +136,16 @@ def _begins_with_element(start: bytes) -> bool:
 
 
 def read_header(path: Path) -> Header | None:
-    """Read what sorts a file; None where it is no DICOM, or so damaged that nothing can be said."""
+    """Read what sorts a file; None where it is no DICOM. That it cannot be read is its kind, so that it is told."""
     pydicom = pydicom_module()
-    if not is_dicom_file(path):
-        return None
     try:
+        if not _begins_like_dicom(path):
+            return None
         with open_file(path) as file:
             head = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
         return _header(path, head)
     except Exception:  # pydicom raises many kinds on damaged files
-        return None
+        return Header(path, kind="file that cannot be read")
 
 
 def _header(path: Path, head: Any) -> Header:
