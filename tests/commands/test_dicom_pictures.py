@@ -20,7 +20,7 @@ from kanscan.commands.evaluate import evaluate  # noqa: E402
 from kanscan.commands.predict import predict  # noqa: E402
 from kanscan.data import open_folder, recognize  # noqa: E402
 from kanscan.data.dicom.segmentation import write_picture_segmentation, write_segmentation  # noqa: E402
-from kanscan.data.pictures.labels import read_label  # noqa: E402
+from kanscan.data.pictures.labels import read_label, read_pair  # noqa: E402
 from kanscan.data.volumes.formats import read_volume  # noqa: E402
 
 BUNDLED = Path(pydicom.data.__file__).parent / "test_files"
@@ -129,6 +129,27 @@ def test_segmentations_are_masks_of_pictures(run, tmp_path):
         open_folder(tmp_path / "set")
 
 
+def test_marked_frames_of_a_clip_are_cases_that_stay_together(tmp_path):
+    clip = np.stack([np.full((20, 30), 40 + k, np.uint8) for k in range(5)])
+    label = np.zeros((5, 20, 30), np.uint8)
+    label[1, 2:8, 3:9], label[3, 4:9, 3:9] = 1, 2
+    for name in ("a", "b"):
+        path = write_picture(tmp_path / "images" / f"{name}.dcm", clip)
+        names = ("background", "cyst", "vessel")
+        write_picture_segmentation(_made(tmp_path / "labels") / f"{name}.dcm", path, label, names)
+    opened = open_folder(tmp_path)
+    assert [(case.id, case.frame, case.group) for case in opened.cases] == [
+        ("a_frame0002", 1, "a"),
+        ("a_frame0004", 3, "a"),
+        ("b_frame0002", 1, "b"),
+        ("b_frame0004", 3, "b"),
+    ]
+    assert "clip of 5 frames, 3 of them not marked and left out" in " ".join(opened.survey.notes)
+    for case in opened.cases:
+        image, classes = read_pair(case, opened.label_map)
+        assert np.array_equal(image, clip[case.frame]) and np.array_equal(classes, label[case.frame])
+
+
 def test_a_study_in_folders_named_like_those_of_pictures_is_a_volume(tmp_path):
     image, label = box((14, 16, 9))
     folder = write_series(tmp_path / "p" / "images", image)
@@ -140,5 +161,5 @@ def test_a_study_in_folders_named_like_those_of_pictures_is_a_volume(tmp_path):
 
 
 def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return folder

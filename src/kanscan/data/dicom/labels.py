@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from kanscan.data.dicom.archive import open_file
 from kanscan.data.dicom.series import segment_names
 from kanscan.data.dicom.stack import decoded_frames, frames_of, read_dataset
+from kanscan.data.optional_imports import pydicom_module
 from kanscan.data.readable import readable
 from kanscan.registry import unknown
 
@@ -82,6 +84,19 @@ def read_picture_segments(path: Path, names: Sequence[str] | None = None, frame:
             if frame is None or _source_frame(dataset, k) == frame:
                 out[plane > 0] = values[_segment_number(dataset, k)]
     return out
+
+
+def marked_frames(path: Path) -> set[int]:
+    """List the frames of a clip, from 0, for which a DICOM-SEG has an item.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    pydicom = pydicom_module()
+    with readable(path), open_file(path) as file:
+        dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
+        return {_source_frame(dataset, k) for k in range(len(dataset.PerFrameFunctionalGroupsSequence))}
+    raise AssertionError
 
 
 def _source_frame(dataset: Any, k: int) -> int:

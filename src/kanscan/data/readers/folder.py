@@ -10,6 +10,7 @@ from kanscan.data.case import DatasetReader, Survey
 from kanscan.data.dicom.series import is_named_like_dicom, read_header
 from kanscan.data.patterns import group_notes
 from kanscan.data.pictures.search import pictures
+from kanscan.data.readers.clips import expand_clips
 from kanscan.data.readers.layout import find_parts
 from kanscan.data.readers.options import PictureOptions, subset_cases, written_labels
 from kanscan.data.readers.pairing import Pair, PairingProblem, finish, left_out_notes, pair_folders
@@ -91,7 +92,8 @@ class Folder(DatasetReader):
             raise ValueError(f"{root} has no folder of masks {self.masks or ''!r} beside its images")
         if self.options.is_open:
             self.options.labels = written_labels(root) or "auto"
-        cases = subset_cases(rows, self.options.pattern, subsets=subsets)
+        cases, told = expand_clips(subset_cases(rows, self.options.pattern, subsets=subsets))
+        notes += told
         notes += left_out_notes([pair for _, pair in rows])
         return finish(cases, problems, [*notes, *group_notes(cases, self.options.pattern)])
 
