@@ -321,16 +321,16 @@ def series_names(series: Sequence[Series], place: str) -> list[str]:
     if len(series) == 1:
         return [place]
     numbers = Counter(one.number for one in series)
+    length = _telling([one.uid for one in series])
     named = []
     for one in series:
         parts = [place] if one.number is None else [place, str(one.number)]
         if one.number is None or numbers[one.number] > 1:
-            parts.append(_short(one.uid, [other.uid for other in series]))
+            parts.append(one.uid[-length:].replace(".", "-") or "unnamed")
         named.append("_".join(parts))
     return named
 
 
-def _short(uid: str, uids: Sequence[str]) -> str:
-    """Take the end of a UID that tells it from the others."""
-    length = next((n for n in (6, 12, 24) if len({one[-n:] for one in uids}) == len(uids)), 64)
-    return uid[-length:].replace(".", "-") or "unnamed"
+def _telling(uids: Sequence[str]) -> int:
+    """Count the last characters that tell UIDs from one another."""
+    return next((n for n in (6, 12, 24) if len({one[-n:] for one in uids}) == len(uids)), 64)
