@@ -7,7 +7,7 @@ RUNS   ?= runs
 # Whoever edits a kernel gets it compiled again.
 KERNELS := setup.py $(wildcard $(addprefix src/kanscan/ops/,kernels/*.h kernels/*.cpp */kernels/*.h */kernels/*.cpp))
 
-.PHONY: install demo test lint format docs bench bench-user clean
+.PHONY: install demo test lint format docs bench bench-user hostile clean
 
 $(STAMP): pyproject.toml constraints.txt $(KERNELS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -44,6 +44,10 @@ bench: $(STAMP)
 
 bench-user: $(STAMP)
 	cd benchmarks && $(abspath $(BIN))/python user.py
+
+hostile: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python tests/hostile/fuzz.py 5000
+	$(BIN)/python tests/hostile/bombs.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

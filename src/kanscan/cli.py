@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import re
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -41,6 +43,10 @@ def main() -> None:
     arguments = [item for item in sys.argv[1:] if item != "--debug"]
     # Read when torch is loaded. Threads that spin while they wait make a shared machine many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Readers of files say what they dislike in their own words, file contents and patients' names included.
+    for name in ("pydicom", "tifffile", "highdicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+        warnings.filterwarnings("ignore", module=name)
     try:
         application()(args=arguments, prog_name="kanscan")
     except KeyboardInterrupt:
