@@ -415,7 +415,7 @@ def test_fine_tuning_takes_what_fits_and_tells_the_rest(tiny, finished, tmp_path
     assert not torch.equal(old["head.weight"], new["head.weight"])
     with pytest.raises(ValueError, match=r"this network has encoder, embeddings"):
         train(tiny[0], [*tiny[1], "model.freeze=[encodr]"], epochs=1, output=tmp_path / "other")
-    with pytest.raises(ValueError, match="another network|matches nothing|shape"):
+    with pytest.raises(ValueError, match=r"another network|matches nothing|shape"):
         train(tiny[0], [tiny[1][0], *TINY[1:], f"model.weights={finished.path}"], model="unext", output=tmp_path / "o")
 
 
