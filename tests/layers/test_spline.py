@@ -86,3 +86,74 @@ def test_a_layer_of_a_newcomer_is_found_by_its_base() -> None:
     model = nn.Sequential(nn.Linear(3, 3), Mine(3, 2))
     assert list(spline_layers(model)) == ["1"]
     assert [g["name"] for g in parameter_groups(model, lr=1e-4, kan_lr=1e-2)] == ["other", "kan"]
+
+
+SPLINES = [kind for kind in LAYERS if kind != "as coded"]
+
+
+@pytest.mark.parametrize("kind", SPLINES)
+def test_a_refined_layer_is_the_same_function_inside_the_range(kind: str) -> None:
+    build, shape = LAYERS[kind]
+    torch.manual_seed(0)
+    layer = build().double()
+    with torch.no_grad():
+        layer.spline_weight.normal_()
+    x = torch.rand(shape, dtype=torch.float64) * 1.98 - 0.99
+    y = layer(x)
+
+    def error(grid_size: int) -> float:
+        other = layer.refined(grid_size)
+        assert other.grid.grid_size == grid_size
+        assert other.spline_weight.shape[-1] == grid_size + 3
+        return float((other(x) - y).norm() / y.norm())
+
+    # Knots are rounded to float32.
+    assert error(10) < 1e-5
+    assert error(40) < 1e-5
+    assert error(7) < 0.3
+    assert error(48) < error(24) < error(12)
+    assert layer.grid.grid_size == 5
+    fewer = layer.refined(2)
+    assert all(p.isfinite().all() for p in fewer.parameters())
+
+
+@pytest.mark.parametrize("kind", SPLINES)
+def test_a_grid_moves_to_the_inputs(kind: str) -> None:
+    build, shape = LAYERS[kind]
+    torch.manual_seed(0)
+    layer = build().double()
+    x = torch.rand(shape, dtype=torch.float64) * 0.5 + 0.2
+    moved = layer.updated_grid(x, grid_size=20)
+    assert moved.grid.grid_range == (float(x.min()), float(x.max()))
+    # What is padded with zeros lies outside the new range, so windows that overhang are left out by having none.
+    torch.testing.assert_close(moved(x), layer(x), rtol=1e-3, atol=1e-3)
+    moved(x).sum().backward()
+    assert all(p.grad is not None for p in moved.parameters())
+    with pytest.raises(ValueError, match="finite and differ, got inputs from 1 to 1"):
+        layer.updated_grid(torch.ones(shape))
+    with pytest.raises(ValueError, match="nan"):
+        layer.updated_grid(torch.full(shape, float("nan")))
+
+
+def test_functions_that_are_no_splines_have_no_other_grid() -> None:
+    with pytest.raises(ValueError, match="AsCodedKANLinear learns no B-splines"):
+        AsCodedKANLinear(3, 2).refined(7)
+    with pytest.raises(ValueError, match="grid_size must be at least 1"):
+        KANLinear(3, 2).refined(0)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_regularization_is_finite_and_falls_with_the_functions(kind: str) -> None:
+    layer = LAYERS[kind][0]()
+    with torch.no_grad():
+        layer.spline_weight.normal_()
+    full = layer.regularization_loss()
+    kept = torch.zeros(layer.coefficients().flatten(1, 2).shape[:2], dtype=torch.bool)
+    kept[0] = True
+    layer.keep(kept)
+    assert layer.regularization_loss() < full
+    layer.keep(torch.zeros_like(kept))
+    nothing = layer.regularization_loss()
+    nothing.backward()
+    assert nothing == 0
+    assert layer.spline_weight.grad.isfinite().all()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from golden.checks_residual import check_layer, renamed
-from golden.figures import figures
+from golden.figures import assert_close, figures
 from kanscan.layers.ssm import (
     MAMBA_RELEASED_NAMES,
     SS2D,
@@ -197,3 +197,29 @@ def test_rank() -> None:
 def test_illegal_options_are_named(build, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         build()
+
+
+@pytest.mark.parametrize("discretization", ["euler", "zoh"])
+@pytest.mark.parametrize("parts", [(1,) * 17, (5, 12), (16, 1), (2, 15)])
+def test_parts_of_a_sequence_give_the_whole(parts: tuple[int, ...], discretization: str) -> None:
+    torch.manual_seed(0)
+    block = MambaBlock(6, d_state=3, discretization=discretization)
+    tokens = torch.randn(2, 17, 6)
+    state, mixed = None, []
+    for part in tokens.split(parts, dim=1):
+        y, state = block.step(part, state)
+        mixed.append(y)
+    assert state.inputs.shape == (2, 12, 3)
+    assert state.scan.shape == (2, 12, 3)
+    assert_close(torch.cat(mixed, 1), block(tokens), 1e-5)
+
+
+def test_gradients_flow_back_through_the_states() -> None:
+    torch.manual_seed(0)
+    block = MambaBlock(4, d_state=2).double()
+    tokens = torch.randn(1, 9, 4, dtype=torch.float64, requires_grad=True)
+    first, state = block.step(tokens[:, :4])
+    rest, _ = block.step(tokens[:, 4:], state)
+    (ours,) = torch.autograd.grad(torch.cat([first, rest], 1).square().sum(), tokens)
+    (whole,) = torch.autograd.grad(block(tokens).square().sum(), tokens)
+    assert_close(ours, whole, 1e-10)

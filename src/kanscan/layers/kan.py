@@ -88,18 +88,6 @@ class KANLinear(SplineLayer):
         """Apply the layer to the last axis."""
         return kan_linear(x, self.base_weight, self.spline_weight, self.spline_scaler, **self.grid._asdict())
 
-    def regularization_loss(self, activation: float = 1.0, entropy: float = 1.0) -> Float[Tensor, ""]:
-        """Penalize many active edges: the sum of mean absolute coefficients, and the entropy of their distribution.
-
-        Args:
-            activation: Weight of the sum.
-            entropy: Weight of the entropy.
-        """
-        size = self.spline_weight.abs().mean(-1)
-        total = size.sum()
-        share = size / total
-        return activation * total - entropy * torch.special.xlogy(share, share).sum()
-
     def released_buffers(self) -> dict[str, Tensor]:
         """Give what the released layer stores beside its weights: the knots, one row for each input."""
         return {"grid": self.knots().to(self.base_weight).repeat(self.in_features, 1)}

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kanscan.ops.bspline import Grid, bspline_basis
+
+Layer = TypeVar("Layer", bound="SplineLayer")
+
+#: Mean coefficients, and shares of their sum, that count as none.
+SMALLEST = 1e-12
+#: Places for each basis at which functions are compared when they change to another grid.
+SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,66 @@ class SplineLayer(nn.Module, ABC):
     def sources(self, x: Tensor) -> Tensor:
         """Return `(N, sources)` of the layer's input: the values that some function reads apart from the others."""
         return x.movedim(1 if self.taps else -1, -1).flatten(0, -2)
+
+    def refined(self: Layer, grid_size: int) -> Layer:
+        """Return the same layer on a grid of other fineness (grid extension, arXiv 2404.19756, section 2.4).
+
+        Inside the range the functions stay what they are, to the error of a least-squares fit; a multiple of the present
+        number of intervals holds them exactly. Beyond it splines fade out over `spline_order` of the new intervals.
+
+        Args:
+            grid_size: Intervals inside the range.
+
+        Raises:
+            ValueError: The grid is not legal, or the layer's functions are no B-splines.
+        """
+        return self._on(Grid.checked(grid_size, self.grid.spline_order, self.grid.grid_range))
+
+    def updated_grid(self: Layer, x: Tensor, *, grid_size: int | None = None) -> Layer:
+        """Return the same layer on a grid that spans the inputs it is fed.
+
+        Where the new range lies in what the splines covered before the functions stay what they are, as in `refined`.
+
+        Args:
+            x: Inputs as of `forward`.
+            grid_size: Intervals inside the range; as many as now if None.
+
+        Raises:
+            ValueError: The inputs are not finite or all the same, or the layer's functions are no B-splines.
+        """
+        low, high = (float(end) for end in x.detach().aminmax())
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"a grid must span inputs that are finite and differ, got inputs from {low:g} to {high:g}")
+        size = self.grid.grid_size if grid_size is None else grid_size
+        return self._on(Grid.checked(size, self.grid.spline_order, (low, high)))
+
+    @torch.no_grad()
+    def _on(self: Layer, grid: Grid) -> Layer:
+        """Return a copy whose splines are those of another grid, fitted to the present ones over its range."""
+        if not isinstance(self.bases, BSplines):
+            raise ValueError(f"{type(self).__name__} learns no B-splines, and no other grid can hold its functions")
+        points = torch.linspace(*grid.grid_range, SAMPLES * grid.num_bases, dtype=torch.float64, device="cpu")
+        old, new = (bspline_basis(points, *g, backend="reference") for g in (self.grid, grid))
+        # More points than bases, each of which is not zero on some: the inverse exists.
+        transfer = (torch.linalg.pinv(new) @ old).to(self.spline_weight.device)
+        layer = deepcopy(self)
+        layer.grid = grid
+        fitted = (self.spline_weight.double() @ transfer.mT).to(self.spline_weight.dtype)
+        layer.spline_weight = nn.Parameter(fitted, requires_grad=self.spline_weight.requires_grad)
+        return layer
+
+    def regularization_loss(self, activation: float = 1.0, entropy: float = 1.0) -> Tensor:
+        """Penalize many active functions: the sum of their mean absolute coefficients, and the entropy of its shares.
+
+        Args:
+            activation: Weight of the sum.
+            entropy: Weight of the entropy.
+        """
+        size = self.spline_weight.abs().mean(-1)
+        total = size.sum()
+        # Where a function is zero, or all of them are, neither the logarithm nor its slope may be infinite.
+        share = size / total.clamp_min(SMALLEST)
+        return activation * total - entropy * (share * share.clamp_min(SMALLEST).log()).sum()
 
     @torch.no_grad()
     def keep(self, kept: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -148,9 +149,26 @@ class SelectiveSSM(nn.Module):
             add_directions=add_directions,
         )
 
+    def step(
+        self, x: Float[Tensor, "b *k e l"], z: Float[Tensor, "b *k e l"] | None, state: Float[Tensor, "b ke n"] | None
+    ) -> tuple[Float[Tensor, "b *k e l"], Float[Tensor, "b ke n"]]:
+        """Scan the next part of each sequence from the state before it; return its result and the state after it.
+
+        Args:
+            x: As in `forward`, without an order.
+            z: As in `forward`.
+            state: State (B, K E, N) after the part before, or None at the start.
+        """
+        with without_autocast(x):
+            y, state = self._scan_from(x.to(self.A_log.dtype), z, state)
+            return y.to(x.dtype), state
+
     def _scan(self, x: Tensor, z: Tensor | None) -> Tensor:
+        return self._scan_from(x, z, None)[0]
+
+    def _scan_from(self, x: Tensor, z: Tensor | None, state: Tensor | None) -> tuple[Tensor, Tensor]:
         delta, B, C = self.selection(x)
-        y = selective_scan(
+        y, last = selective_scan(
             self._channels(x),
             self._channels(delta),
             -torch.exp(self.A_log),
@@ -159,10 +177,12 @@ class SelectiveSSM(nn.Module):
             self.D,
             None if z is None else self._channels(z.to(x.dtype)),
             self.dt_proj_bias.flatten(),
+            initial_state=state,
             delta_softplus=True,
             discretization=self.discretization,
+            return_last_state=True,
         )
-        return y.view_as(x)
+        return y.view_as(x), last
 
     def selection(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Read step sizes (before bias and softplus), B and C off sequences shaped as in `forward`.
@@ -184,6 +204,18 @@ class SelectiveSSM(nn.Module):
         """
         scans = 1 if self.num_directions is None else self.num_directions / x.shape[1]
         return int(x.numel() * scans) * (4 * self.d_state + 2)
+
+
+class MambaState(NamedTuple):
+    """What a Mamba block knows of the tokens before.
+
+    Attributes:
+        inputs: The last inputs of the causal convolution (B, E, d_conv - 1).
+        scan: The state of the scan (B, E, N).
+    """
+
+    inputs: Tensor
+    scan: Tensor
 
 
 class MambaCore(nn.Module):
@@ -223,6 +255,16 @@ class MambaCore(nn.Module):
         x = F.silu(self.conv1d(F.pad(x, (self.conv1d.kernel_size[0] - 1, 0))))
         return self.ssm(x, z.to(x.dtype)).transpose(1, 2)
 
+    def step(self, tokens: Float[Tensor, "b l c"], state: MambaState | None) -> tuple[Tensor, MambaState]:
+        """Return the gated inner features of the next tokens, and the state after them; see `MambaBlock.step`."""
+        x, z = self.in_proj(tokens).transpose(1, 2).chunk(2, dim=1)
+        taps = self.conv1d.kernel_size[0] - 1
+        before = x.new_zeros(*x.shape[:2], taps) if state is None else state.inputs.to(x.dtype)
+        seen = torch.cat([before, x], dim=2)
+        x = F.silu(self.conv1d(seen))
+        y, last = self.ssm.step(x, z.to(x.dtype), None if state is None else state.scan)
+        return y.transpose(1, 2), MambaState(seen[..., seen.shape[2] - taps :], last)
+
 
 class MambaBlock(nn.Module):
     """Mamba block (Mamba, figure 3): tokens in, tokens out, no norm and no residual.
@@ -244,6 +286,30 @@ class MambaBlock(nn.Module):
     def forward(self, tokens: Float[Tensor, "b l c"]) -> Float[Tensor, "b l c"]:
         """Mix the tokens; each sees those before it."""
         return self.out_proj(self.core(tokens))
+
+    def step(
+        self, tokens: Float[Tensor, "b l c"], state: MambaState | None = None
+    ) -> tuple[Float[Tensor, "b l c"], MambaState]:
+        """Mix the next tokens of a sequence that comes in parts of one token or more, the slices of a volume for example.
+
+        The parts together give what `forward` gives of the whole; memory does not grow with what has passed.
+
+        Args:
+            tokens: The next tokens.
+            state: What the call before returned, or None at the start.
+
+        Returns:
+            The mixed tokens, and the state for the next call.
+
+        Example:
+            >>> block, tokens = MambaBlock(8), torch.randn(2, 17, 8)
+            >>> first, state = block.step(tokens[:, :5])
+            >>> rest, _ = block.step(tokens[:, 5:], state)
+            >>> torch.allclose(torch.cat([first, rest], 1), block(tokens), atol=1e-5)
+            True
+        """
+        inner, state = self.core.step(tokens, state)
+        return self.out_proj(inner), state
 
 
 class BidirectionalMamba(nn.Module):
