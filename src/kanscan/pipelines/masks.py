@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kanscan.data.case import Case, LabelMap
-from kanscan.data.pictures.label_meaning import infer_label_map, named_values, values_text
-from kanscan.data.pictures.label_values import read_label_values
+from kanscan.data.pictures.label_coding import agree_on_labels
 from kanscan.data.readers.described import label_map_from_json
 from kanscan.data.readers.pairing import Mismatch, pair_folders
 from kanscan.data.readers.volumes import infer_volume_labels
@@ -23,7 +22,8 @@ def pair_pictures(predictions: Path, references: Path, label_map: LabelMap | Non
     pairs, notes = _picture_pairs(predictions, references)
     if label_map is not None:
         return MaskPairs(tuple(pairs), label_map, label_map, tuple(notes))
-    label_map, prediction_map, note = _label_maps(pairs)
+    ours, theirs = ([pair[k] for pair in pairs] for k in (0, 1))
+    prediction_map, label_map, note = agree_on_labels(ours, theirs)
     return MaskPairs(tuple(pairs), prediction_map, label_map, (*notes, *([note] if note else [])))
 
 
@@ -90,29 +90,3 @@ def _masks_only(references: Sequence[Path], prediction: Path) -> tuple[Path, ...
     """Drop the picture itself where a folder holds pictures and masks together (`a.png a_mask.png`)."""
     masks = tuple(path for path in references if path.stem != prediction.stem)
     return masks or tuple(references)
-
-
-def _label_maps(pairs: Pairs) -> tuple[LabelMap, LabelMap, str]:
-    """Find out what the stored values mean: map of the references, map of the predictions, and a note.
-
-    Raises:
-        ValueError: The predictions hold values that the references do not explain.
-    """
-    label_map = infer_label_map(read_label_values([theirs for _, theirs in pairs]), "the references")
-    found = read_label_values([ours for ours, _ in pairs])
-    if label_map.rule != "values":
-        prediction_map = infer_label_map(found, "the predictions")
-        if prediction_map.num_classes == label_map.num_classes:
-            return label_map, prediction_map, ""
-    elif set(found.pixels) <= set(label_map.values):
-        return label_map, label_map, ""
-    elif max(found.pixels) < label_map.num_classes:
-        indices = named_values(range(label_map.num_classes), exact=True, names=label_map.names)
-        note = f"predictions were read as class indices, references as {values_text(label_map)}"
-        return label_map, indices, note
-    stored = sorted(found.pixels)
-    shown = ", ".join(map(str, stored[:6])) + (", ..." if len(stored) > 6 else "")
-    raise ValueError(
-        f"the predictions hold the values {shown}, the references {values_text(label_map)}; "
-        "store the same values in both"
-    )

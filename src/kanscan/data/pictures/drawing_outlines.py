@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from kanscan.data.outlines import Outlines, Polygon, Runs
 
@@ -24,26 +23,31 @@ def draw_outlines(outlines: Outlines, size: tuple[int, int]) -> np.ndarray:
         ValueError: A mask of runs has another size, or its runs do not fill it.
     """
     height, width = outlines.size or size
-    picture = Image.new("L", (width, height))
-    label = np.asarray(picture)
+    label = np.zeros((height, width), np.uint8)
     for shape in outlines.shapes:
         if isinstance(shape, Runs):
             mask = expand_runs(shape)
-            if mask.shape != (height, width):
+            if mask.shape != label.shape:
                 raise ValueError(f"a mask of runs is {mask.shape[1]} x {mask.shape[0]}, its picture {width} x {height}")
-            label = np.where(mask, np.uint8(shape.value), np.asarray(picture))
-            picture = Image.fromarray(label)
+            label[mask] = shape.value
         else:
-            scale = (1.0, 1.0) if outlines.size else (float(width), float(height))
-            _fill(picture, shape, scale)
-    return np.array(picture)
+            _fill(label, shape, (1.0, 1.0) if outlines.size else (float(width), float(height)))
+    return label
 
 
-def _fill(picture: Image.Image, shape: Polygon, scale: tuple[float, float]) -> None:
-    # A pixel's middle is counted at half a pixel by the tools, at a whole number by Pillow.
-    points = [(x * scale[0] - 0.5, y * scale[1] - 0.5) for x, y in shape.points]
-    if len(points) > 2:
-        ImageDraw.Draw(picture).polygon(points, fill=shape.value)
+def _fill(label: np.ndarray, shape: Polygon, scale: tuple[float, float]) -> None:
+    """Set the pixels whose middle lies inside an outline; where it crosses itself, inside an odd number of times."""
+    corners = np.asarray(shape.points, dtype=np.float64) * scale
+    x, y = corners.T
+    next_x, next_y = np.roll(x, -1), np.roll(y, -1)
+    for row in range(max(int(np.ceil(y.min() - 0.5)), 0), min(int(np.floor(y.max() - 0.5)), len(label) - 1) + 1):
+        middle = row + 0.5
+        crossed = (y <= middle) != (next_y <= middle)
+        share = (middle - y[crossed]) / (next_y[crossed] - y[crossed])
+        crossings = np.sort(x[crossed] + share * (next_x[crossed] - x[crossed]))
+        borders = np.clip(np.ceil(crossings - 0.5), 0, label.shape[1]).astype(int).tolist()
+        for begin, end in zip(borders[0::2], borders[1::2], strict=True):
+            label[row, begin:end] = shape.value
 
 
 def expand_runs(runs: Runs) -> np.ndarray:

@@ -7,23 +7,29 @@ from pathlib import Path
 from kanscan.data.case import DatasetReader
 from kanscan.data.folders import check_folder, contents, find_start
 from kanscan.data.readers.busi import BUSI
+from kanscan.data.readers.coco import Coco
 from kanscan.data.readers.cvc import CVC
 from kanscan.data.readers.dicom import Dicom
+from kanscan.data.readers.dsb2018 import DSB2018
 from kanscan.data.readers.folder import Folder
 from kanscan.data.readers.generated import MNI152, Synthetic
 from kanscan.data.readers.glas import GlaS
 from kanscan.data.readers.isbi2012 import ISBI2012
 from kanscan.data.readers.isic import ISIC
 from kanscan.data.readers.kvasir import Kvasir
+from kanscan.data.readers.label_studio import LabelStudio
+from kanscan.data.readers.labelme import Labelme
 from kanscan.data.readers.msd import MSD
 from kanscan.data.readers.nnunet import NNUNet
 from kanscan.data.readers.paired import Paired
+from kanscan.data.readers.pannuke import PanNuke
 from kanscan.data.readers.ph2 import PH2
 from kanscan.data.readers.polyp import Polyp
 from kanscan.data.readers.prepared import Prepared
 from kanscan.data.readers.sliced import ACDC, Synapse
 from kanscan.data.readers.table import Table
 from kanscan.data.readers.volumes import Volumes
+from kanscan.data.readers.yolo import Yolo
 from kanscan.registry import Registry
 
 #: Readers by key, the most specific layouts first: recognition takes the first that fits, but asks
@@ -43,6 +49,12 @@ READERS: Registry[type[DatasetReader]] = Registry(
         "ph2": PH2,
         "isbi2012": ISBI2012,
         "polyp": Polyp,
+        "dsb2018": DSB2018,
+        "pannuke": PanNuke,
+        "coco": Coco,
+        "yolo": Yolo,
+        "labelme": Labelme,
+        "label_studio": LabelStudio,
         "synapse": Synapse,
         "acdc": ACDC,
         "volumes": Volumes,
@@ -113,4 +125,17 @@ def locate(root: Path, key: str = "auto") -> tuple[str, Path]:
     return fitting[0], start
 
 
-_OWN = ("folder", "paired", "prepared", "synthetic", "mni152", "volumes", "table", "dicom")
+_OWN = (
+    "coco",
+    "yolo",
+    "labelme",
+    "label_studio",
+    "folder",
+    "paired",
+    "prepared",
+    "synthetic",
+    "mni152",
+    "volumes",
+    "table",
+    "dicom",
+)
