@@ -21,6 +21,7 @@ from pydicom.charset import convert_encodings as charsets  # noqa: E402
 from kanscan.data.dicom.labels import fill_polygon  # noqa: E402
 from kanscan.data.dicom.segmentation import write_segmentation  # noqa: E402
 from kanscan.data.dicom.series import find_series  # noqa: E402
+from kanscan.data.dicom.stack import decode  # noqa: E402
 from kanscan.data.volumes.formats import read_case_volume, read_label_volume, read_volume, read_volume_pair  # noqa: E402
 from kanscan.data.volumes.nifti import write_label_volume  # noqa: E402
 from kanscan.data.volumes.search import find_volumes, survey_volumes  # noqa: E402
@@ -240,17 +241,15 @@ def test_a_decoder_that_panics_is_one_sentence(tmp_path, monkeypatch):
 
     def panics(*_, **__):
         raise PanicError("index out of bounds: the len is 64")
-        yield
 
-    monkeypatch.setattr(pydicom.pixels, "iter_pixels", panics)
+    monkeypatch.setattr(pydicom.pixels, "pixel_array", panics)
     with pytest.raises(ValueError, match=r"cannot decode .*: index out of bounds: the len is 64"):
         read_volume(folder)
 
     def stopped(*_, **__):
         raise KeyboardInterrupt
-        yield
 
-    monkeypatch.setattr(pydicom.pixels, "iter_pixels", stopped)
+    monkeypatch.setattr(pydicom.pixels, "pixel_array", stopped)
     with pytest.raises(KeyboardInterrupt):
         read_volume(folder)
 
@@ -383,3 +382,22 @@ def test_slices_that_cannot_be_read_are_told(tmp_path):
     (tmp_path / "z.zip").write_bytes(damaged[:-60] + bytes(30) + damaged[-30:])
     with pytest.raises(ValueError, match=r"z\.zip"):
         survey_volumes([tmp_path / "z.zip"])
+
+
+def test_the_decoder_that_ends_the_process_is_asked_only_where_there_is_no_other():
+    from pydicom.data import get_testdata_file
+
+    asked: list[str] = []
+    for name in ("MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_RLE.dcm", "SC_rgb_jpeg.dcm"):
+        dataset = pydicom.dcmread(get_testdata_file(name))
+        decoder = pydicom.pixels.get_decoder(dataset.file_meta.TransferSyntaxUID)
+        real = dict(decoder._available)
+        try:
+            for plugin in real:
+                decoder._available[plugin] = lambda *a, _plugin=plugin, _real=real[plugin]: (
+                    asked.append(_plugin) or _real(*a)
+                )
+            decode(dataset, 0)
+        finally:
+            decoder._available.update(real)
+    assert len(asked) == 4 and "gdcm" not in asked

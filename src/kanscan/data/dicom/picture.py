@@ -9,7 +9,7 @@ import numpy as np
 
 from kanscan.data.dicom.archive import open_file
 from kanscan.data.dicom.series import PIXELS, SEGMENTATIONS, Header, kind_of, read_header
-from kanscan.data.dicom.stack import decodable, functional_group, read_dataset
+from kanscan.data.dicom.stack import decodable, decode, functional_group, read_dataset
 from kanscan.data.limits import check_voxels
 from kanscan.data.optional_imports import pydicom_module
 from kanscan.data.readable import readable
@@ -21,7 +21,7 @@ _CENTIMETERS, _TISSUE = 3, 1
 def read_dicom_picture(path: str | Path, frame: int | None = None) -> tuple[np.ndarray, tuple[float, float] | None]:
     """Read a picture as a viewer shows it.
 
-    Grey values go through the modality's and the first VOI transformation; black is 0, also of MONOCHROME1. Where no
+    Gray values go through the modality's and the first VOI transformation; black is 0, also of MONOCHROME1. Where no
     window is given, more than 8 bits run from the darkest to the brightest pixel. Color becomes RGB of 8 bits.
 
     Args:
@@ -44,9 +44,7 @@ def read_dicom_picture(path: str | Path, frame: int | None = None) -> tuple[np.n
         raise ValueError(f"{path} holds {count} frames, frame {frame} was asked for (counted from 0)")
     number = frame or 0
     with decodable(path):
-        from pydicom.pixels import pixel_array
-
-        stored = pixel_array(dataset, index=number)
+        stored = decode(dataset, number)
         if stored.shape[:2] != (rows, columns):
             raise ValueError(f"its pixels are no picture of {columns} x {rows}")
         shown = _color(stored, dataset) if stored.ndim == 3 else _shown(stored, dataset, number)
@@ -124,8 +122,8 @@ def _shown(stored: np.ndarray, dataset: Any, frame: int) -> np.ndarray:
     share = _through_window(values, _functional(dataset, frame, "FrameVOILUTSequence"))
     inverted = interpretation == "MONOCHROME1"
     if share is None and bits <= 8 and stored.dtype == np.uint8 and values.dtype.kind in "iu":
-        grey = stored * np.uint8(255) if bits == 1 else stored
-        return np.uint8(2 ** max(bits, 2) - 1 if 1 < bits < 8 else 255) - grey if inverted else grey
+        gray = stored * np.uint8(255) if bits == 1 else stored
+        return np.uint8(2 ** max(bits, 2) - 1 if 1 < bits < 8 else 255) - gray if inverted else gray
     if share is None:
         share = _stretched(values, getattr(dataset, "PixelPaddingValue", None))
     most = 255 if bits <= 8 else 65535
@@ -164,7 +162,7 @@ def _functional(dataset: Any, frame: int, name: str) -> Any:
 
 
 def _stretched(values: np.ndarray, padding: Any) -> np.ndarray:
-    """Spread grey values from 0 to 1, what only fills the frame left aside."""
+    """Spread gray values from 0 to 1, what only fills the frame left aside."""
     if not np.isfinite(values).all():
         raise ValueError("its pixels are not all numbers")
     inside = values if padding is None else values[values != padding]

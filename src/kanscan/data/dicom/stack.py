@@ -180,7 +180,7 @@ def _slice(dataset: Any, frame: int | None, file: Path) -> Slice:
     if missing:
         raise ValueError(f"{file} does not say where it lies in the patient (no {', '.join(missing)})")
     if int(getattr(dataset, "SamplesPerPixel", 1) or 1) != 1:
-        raise ValueError(f"{file} is a color picture; expected grey slices")
+        raise ValueError(f"{file} is a color picture; expected gray slices")
     between, thick = (value("PixelMeasuresSequence", n) for n in ("SpacingBetweenSlices", "SliceThickness"))
     return Slice(
         dataset,
@@ -264,7 +264,7 @@ def _planes(dataset: Any, file: Path, frames: Sequence[Slice]) -> Iterator[np.nd
     with decodable(file):
         for plane in decoded_frames(dataset, len(frames)):
             if plane.shape != (rows, columns):
-                raise ValueError(f"its pixels are no grey slice of {columns} x {rows}")
+                raise ValueError(f"its pixels are no gray slice of {columns} x {rows}")
             yield plane
             found += 1
         if found != len(frames):
@@ -279,12 +279,31 @@ def decoded_frames(dataset: Any, count: int) -> Iterable[np.ndarray]:
 
     Frames of single bits are decoded at once too, since they need not begin with a byte.
     """
-    from pydicom.pixels import iter_pixels, pixel_array
-
     packed = int(getattr(dataset, "BitsAllocated", 8)) == 1
     if count > 1 and (packed or dataset.file_meta.TransferSyntaxUID.is_encapsulated):
-        return pixel_array(dataset)
-    return iter_pixels(dataset, indices=range(count))
+        return decode(dataset, None)
+    return (decode(dataset, k) for k in range(count))
+
+
+def decode(dataset: Any, frame: int | None) -> np.ndarray:
+    """Decode a frame, or all of them, with the first decoder that can.
+
+    GDCM ends the whole process on some damaged streams, where all others raise: it is asked only where there is no
+    other, for lossless JPEG.
+    """
+    from pydicom.pixels import get_decoder, pixel_array
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated:
+        return pixel_array(dataset, index=frame)
+    known = get_decoder(syntax).available_plugins
+    plugins = [name for name in known if name != "gdcm"] or [""]
+    for plugin in plugins[:-1]:
+        try:
+            return pixel_array(dataset, index=frame, decoding_plugin=plugin)
+        except Exception:  # the next one may know more
+            continue
+    return pixel_array(dataset, index=frame, decoding_plugin=plugins[-1])
 
 
 @contextmanager

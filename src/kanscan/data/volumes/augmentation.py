@@ -24,7 +24,7 @@ class VolumeAugmentation:
     Attributes:
         turn: Probability of a rotation.
         zoom: Probability of a change of scale by 0.7 to 1.4.
-        intensity: Factor on the probabilities of all changes of grey values; 0: none.
+        intensity: Factor on the probabilities of all changes of gray values; 0: none.
         flips: Mirror each axis half of the time.
         degrees: Largest angle about each axis (3D) or in the plane (2D and flat patches).
         quarters: Probability of 0 to 3 quarter turns in the plane and a mirroring along one of its axes, in place of
@@ -44,7 +44,7 @@ class VolumeAugmentation:
         return 1.4 if self.turn or self.zoom else 1.0
 
 
-#: "nnunet" as published; "moderate" turns by 15 degrees at most, mirrors left and right never and changes grey values
+#: "nnunet" as published; "moderate" turns by 15 degrees at most, mirrors left and right never and changes gray values
 #: half as often: for organs that are never upside down, and for short trainings. "quarter_turns" is what VM-UNet's and
 #: VMKLA-UNet's code does to slices of Synapse: half of the time quarter turns and a mirroring, else half of the time
 #: a rotation by 20 degrees at most.
@@ -69,7 +69,7 @@ def augment_patch(
     seed: int,
     mirrored: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Turn, zoom, cut to size, change grey values, mirror.
+    """Turn, zoom, cut to size, change gray values, mirror.
 
     Args:
         how: What is done.
@@ -143,7 +143,7 @@ def _angles(how: VolumeAugmentation, size: Sequence[int], random: np.random.Gene
 
 
 def _intensity_changes(dims: int) -> list[tuple[float, Any]]:
-    """List (probability, builder) in nnU-Net's order; grey values are normalized, about 0 with deviation 1."""
+    """List (probability, builder) in nnU-Net's order; gray values are normalized, about 0 with deviation 1."""
     from monai.transforms import (
         RandAdjustContrastd,
         RandGaussianNoised,

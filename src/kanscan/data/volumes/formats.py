@@ -137,13 +137,13 @@ def _read_tiff(path: Path) -> Volume:
     with tifffile.TiffFile(path) as stack:
         first = stack.pages.first
         if len(first.shape) != 2:
-            raise ValueError(f"cannot read {path}: expected grey pages of one size, got {first.shape}")
+            raise ValueError(f"cannot read {path}: expected gray pages of one size, got {first.shape}")
         check_voxels(path, (*first.shape, len(stack.pages)))
         array = np.empty((len(stack.pages), *first.shape), first.dtype)
         for place, page in enumerate(stack.pages):
             if page.shape != first.shape:
                 raise ValueError(
-                    f"cannot read {path}: expected grey pages of one size, got {first.shape} and {page.shape}"
+                    f"cannot read {path}: expected gray pages of one size, got {first.shape} and {page.shape}"
                 )
             array[place] = page.asarray()
     spacing = _tiff_spacing(path)

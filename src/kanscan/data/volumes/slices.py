@@ -39,5 +39,5 @@ def shown_slice(
     shown = planes(image.shape, spacing, through)[axis]
     low, high = np.percentile(image, (0.5, 99.5))
     cut = shown.square(image, spacing).astype(np.float32)
-    grey = (np.clip((cut - low) / max(float(high - low), 1e-12), 0, 1) * 255).astype(np.uint8)
-    return grey, [shown.square(one, spacing) for one in maps], index
+    gray = (np.clip((cut - low) / max(float(high - low), 1e-12), 0, 1) * 255).astype(np.uint8)
+    return gray, [shown.square(one, spacing) for one in maps], index
