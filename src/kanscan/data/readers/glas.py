@@ -9,7 +9,7 @@ from pathlib import Path
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
 from kanscan.data.folders import squeeze
 from kanscan.data.pictures.search import pictures
-from kanscan.data.readers.layout import Part, find_parts
+from kanscan.data.readers.layout import Part, clear_parts
 from kanscan.data.readers.pairing import Pair, PairingProblem, case_id, finish, pair_folders, pair_within
 
 _OFFICIAL = re.compile(r"(train|testA|testB)_\d+(_anno)?\.(bmp|png|tiff?)$", re.IGNORECASE)
@@ -50,13 +50,13 @@ class GlaS(DatasetReader):
     @classmethod
     def recognizes(cls, root: Path) -> bool:
         """See whether the published names, or labelcol folders, are there."""
-        parts = find_parts(root)
+        parts = clear_parts(root)
         in_folders = bool(parts) and all(part.labels and squeeze(part.labels.name) == "labelcol" for part in parts)
         return in_folders or any(_OFFICIAL.match(path.name) for path in pictures(root)[:50])
 
     def survey(self, root: Path) -> Survey:
         """List the images with their subset."""
-        parts = find_parts(root)
+        parts = clear_parts(root)
         if parts:
             return self._from_folders(parts)
         pairs, found = pair_within(root)

@@ -70,6 +70,14 @@ def find_parts(root: Path, masks: str | None = None) -> list[Part]:
     return parts if any(part.labels for part in parts) else []
 
 
+def clear_parts(root: Path) -> list[Part]:
+    """Find the parts as `find_parts` does; none where it would have to ask which folder holds the labels."""
+    try:
+        return find_parts(root)
+    except ValueError:
+        return []
+
+
 def _part(root: Path, masks: str | None) -> Part | None:
     images = child(root, IMAGE_FOLDERS)
     if images is None:

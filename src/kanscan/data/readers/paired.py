@@ -12,7 +12,7 @@ from kanscan.data.patterns import group_notes
 from kanscan.data.pictures.search import pictures
 from kanscan.data.readers.folder import Folder
 from kanscan.data.readers.options import PictureOptions, subset_cases, written_labels
-from kanscan.data.readers.pairing import Pair, PairingProblem, finish, left_out_notes, pair_within
+from kanscan.data.readers.pairing import Mismatch, Pair, PairingProblem, finish, left_out_notes, pair_within
 
 
 class Paired(DatasetReader):
@@ -53,7 +53,11 @@ class Paired(DatasetReader):
         """See whether a picture and its mask lie in the folder or in a folder inside it."""
         if Folder.recognizes(root) or (len(folders(root)) == 1 and not pictures(root)):
             return False  # a lone folder is entered: its own name is no part of the cases' names
-        return any(pair.labels for place in (root, *folders(root)) for pair in pair_within(place, deep=False)[0])
+        for place in (root, *folders(root)):
+            pairs, problems = pair_within(place, deep=False)
+            if any(pair.labels for pair in pairs) or any(p.kind is Mismatch.SEVERAL_KINDS for p in problems):
+                return True
+        return False
 
     def survey(self, root: Path) -> Survey:
         """List the pairs in the folder and below it; folders named train, valid and test are the subsets."""

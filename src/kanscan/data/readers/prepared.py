@@ -11,7 +11,7 @@ from kanscan.data.folders import folders
 from kanscan.data.patterns import check_pattern, group_notes
 from kanscan.data.pictures.search import pictures
 from kanscan.data.readers.cvc import SEQUENCE_ENDS, sequence_of
-from kanscan.data.readers.layout import Part, find_parts
+from kanscan.data.readers.layout import Part, clear_parts, find_parts
 from kanscan.data.readers.options import subset_cases
 from kanscan.data.readers.pairing import Mismatch, Pair, PairingProblem, finish, pair_folders
 
@@ -57,10 +57,7 @@ class Prepared(DatasetReader):
     @classmethod
     def recognizes(cls, root: Path) -> bool:
         """See whether the folder of masks holds folders of numbers, or of names with masks of the same images."""
-        try:
-            parts = [part for part in find_parts(root) if part.labels is not None]
-        except ValueError:
-            return False
+        parts = [part for part in clear_parts(root) if part.labels is not None]
         return bool(parts) and all(_numbered(part) or _named(part) for part in parts)
 
     def survey(self, root: Path) -> Survey:
