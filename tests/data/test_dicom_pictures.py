@@ -211,6 +211,17 @@ def test_what_is_no_picture_is_one_sentence(tmp_path):
         read_dicom_picture(path)
 
 
+@pytest.mark.parametrize("tag", [b"\x28\x00\x30\x00", b"\x28\x00\x53\x10"])
+def test_elements_that_cannot_be_understood_are_one_sentence(tmp_path, tag):
+    """They are understood only when they are asked for: spacing and slope come last."""
+    path = write_picture(tmp_path / "x.dcm", ramp(8), PixelSpacing=[0.5, 0.5], RescaleSlope=2, RescaleIntercept=0)
+    whole = path.read_bytes()
+    at = whole.index(tag) + 4
+    path.write_bytes(whole[:at] + b"D\xff" + whole[at + 2 :])
+    with pytest.raises(ValueError, match=r"x\.dcm"):
+        read_dicom_picture(path)
+
+
 @pytest.mark.parametrize("name", ["SC_rgb_jpeg.dcm", "dicomdirtests/77654033/CR1/6154"])
 def test_segmentations_of_pictures_without_a_frame_of_reference(tmp_path, name):
     source = BUNDLED / name

@@ -48,7 +48,8 @@ def read_dicom_picture(path: str | Path, frame: int | None = None) -> tuple[np.n
         if stored.shape[:2] != (rows, columns):
             raise ValueError(f"its pixels are no picture of {columns} x {rows}")
         shown = _color(stored, dataset) if stored.ndim == 3 else _shown(stored, dataset, number)
-    return np.ascontiguousarray(shown), spacing_of_frame(dataset, number)
+        spacing = spacing_of_frame(dataset, number)
+    return np.ascontiguousarray(shown), spacing
 
 
 def check_picture(path: Path, dataset: Any) -> tuple[int, int, int]:

@@ -55,7 +55,9 @@ def read_series(series: Series) -> Volume:
     slices = [slices[k] for k in order]
     _check_gaps(slices, where)
     _reorder(stored, order)
-    array = _rescaled(stored, [one.rescale for one in slices]).transpose(2, 1, 0)
+    with readable(Path(where)):  # elements are understood when they are asked for
+        scales = [one.rescale for one in slices]
+    array = _rescaled(stored, scales).transpose(2, 1, 0)
     source = tuple(Instance(one.dataset, one.frame) for one in slices)
     return Volume(array, _affine(slices), None, where, source, (*series.notes, *_tilt(slices, where)))
 
