@@ -27,7 +27,7 @@ def truth(x: Tensor) -> Tensor:
 
 def edges(layer: KANLinear, x: Tensor) -> Tensor:
     """Return what each edge contributes, (n, outputs, inputs): w SiLU(x) + s sum_m c_m B_m(x), U-KAN Eq. 2-4."""
-    bases = bspline_basis(x, layer.grid_size, layer.spline_order, layer.grid_range)
+    bases = bspline_basis(x, *layer.grid)
     spline = torch.einsum("nim,oim->noi", bases, layer.spline_weight)
     if layer.spline_scaler is not None:
         spline = layer.spline_scaler * spline

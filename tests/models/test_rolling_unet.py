@@ -87,7 +87,8 @@ def test_block_against_its_formula_on_a_map_that_is_not_square() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "word"), [({"channels": (16, 32)}, "five widths"), ({"dropout": 1.0}, "dropout must be in")]
+    ("options", "word"),
+    [({"channels": (16, 32)}, r"channels of rolling_unet must be tuple"), ({"dropout": 1.0}, "dropout must be in")],
 )
 def test_wrong_options_are_named(options: dict, word: str) -> None:
     with pytest.raises(ValueError, match=word):

@@ -68,5 +68,5 @@ def test_shifted_block_against_its_formula() -> None:
 
 
 def test_wrong_widths_are_named() -> None:
-    with pytest.raises(ValueError, match="five widths"):
+    with pytest.raises(ValueError, match=r"channels of unext must be tuple.*got \(16, 32, 64\)"):
         create_model("unext", channels=(16, 32, 64))

@@ -327,6 +327,7 @@ class NNFormer(SegmentationModel):
         "release": {"spatial_dims": 3, "position_index": "released"},
     }
     supports: ClassVar[tuple[int, ...]] = (2, 3)
+    side_parameters: Sequence[str] = (r"^heads\.[1-9]",)
     released_names: ClassVar[Sequence[tuple[str, str]]] = (
         *(
             (rf"^embedding\.convs\.{i}\.", f"model_down.patch_embed.proj{i // 2 + 1}.conv{i % 2 + 1}.")
