@@ -101,7 +101,7 @@ def test_coco_files_that_lie(tmp_path: Path):
     deep.mkdir(parents=True)
     (deep / "instances.json").write_text("[" * 100_000)
     picture(tmp_path / "z" / "images" / "a.jpg")
-    with pytest.raises(ValueError, match="no layout that is known|no pictures"):
+    with pytest.raises(ValueError, match=r"no layout that is known|no pictures"):
         open_folder(tmp_path / "z")
 
 

@@ -104,8 +104,9 @@ class SplineLayer(nn.Module, ABC):
     def refined(self: Layer, grid_size: int) -> Layer:
         """Return the same layer on a grid of other fineness (grid extension, arXiv 2404.19756, section 2.4).
 
-        Inside the range the functions stay what they are, to the error of a least-squares fit; a multiple of the present
-        number of intervals holds them exactly. Beyond it splines fade out over `spline_order` of the new intervals.
+        Inside the range the functions stay what they are, to the error of a least-squares fit; a multiple of the
+        present number of intervals holds them exactly. Beyond it splines fade out over `spline_order` of the new
+        intervals.
 
         Args:
             grid_size: Intervals inside the range.

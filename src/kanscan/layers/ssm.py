@@ -290,7 +290,7 @@ class MambaBlock(nn.Module):
     def step(
         self, tokens: Float[Tensor, "b l c"], state: MambaState | None = None
     ) -> tuple[Float[Tensor, "b l c"], MambaState]:
-        """Mix the next tokens of a sequence that comes in parts of one token or more, the slices of a volume for example.
+        """Mix the next tokens of a sequence that comes in parts of one token or more, such as slices of a volume.
 
         The parts together give what `forward` gives of the whole; memory does not grow with what has passed.
 
