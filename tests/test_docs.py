@@ -76,7 +76,7 @@ def test_shown_commands_are_understood(page: str, line: str):
     context = command.make_context(name, list(words))
     for setting in context.params.get("overrides") or ():
         key = setting.partition("=")[0]
-        known = [*all_keys(), "resume", "output", "dry_run"]
+        known = [*all_keys(), "resume", "output", "dry_run", "find_lr"]
         assert key in known or key.startswith(("model.options.", "data.options.")), key
     target = str(context.params.get("target") or "")
     if name == "train" and "/" not in target and "-" in target:

@@ -17,6 +17,7 @@ from kanscan.ops import native
 from kanscan.training.checkpoint import Files, best_row, is_finished, read_state, rows_of_state
 from kanscan.training.device import choose_device, device_text, training_memory_mib
 from kanscan.training.losses import BCEDiceLoss
+from kanscan.training.rate_search import find_learning_rate
 from kanscan.training.segmentation import SegmentationTask
 from kanscan.training.session import train_task, try_steps
 from kanscan.training.stopping import Interrupted, StopReason
@@ -353,6 +354,17 @@ def test_trial_steps_are_steps_of_the_training(tmp_path):
         assert trial.seconds > 0
         assert trial.first_seconds > 0
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_learning_rate_is_found_where_the_loss_falls():
+    task = new_task()
+    task.optim = task.optim.model_copy(update={"kan_lr": 1e-1})
+    found = find_learning_rate(task, loader(True), TrainerConfig(device="cpu"), steps=60)
+    assert 1e-5 < found.suggested < 0.5
+    assert found.suggested_kan == pytest.approx(10 * found.suggested)
+    assert len(found.rates) == len(found.losses) <= 60
+    assert min(found.losses) < found.losses[0]
+    assert "optim.lr=" in found.__rich__()
 
 
 def test_accumulated_batches_are_one_step():

@@ -12,7 +12,12 @@ from kanscan.registry import unknown
 if TYPE_CHECKING:
     from kanscan.run import Run
     from kanscan.training.checkpoint import Checkpoints
+    from kanscan.training.rate_search import LearningRates
     from kanscan.workflows.rehearse import Rehearsal
+
+
+#: Options of this command that may be written key=true too.
+_SWITCHES = ("resume", "dry_run", "find_lr")
 
 
 def train(
@@ -26,8 +31,9 @@ def train(
     output: Path | None = None,
     resume: bool = False,
     dry_run: bool = False,
+    find_lr: bool = False,
     json: bool = False,
-) -> Run | Rehearsal:
+) -> Run | Rehearsal | LearningRates:
     """Train a network and leave a run: a folder with weights, curves, split and everything needed to predict.
 
     Args:
@@ -40,10 +46,11 @@ def train(
         output: Folder of the run; default: runs/ and the recipe's name and seed.
         resume: Go on with the run that is there, exactly where it stopped.
         dry_run: Build everything, show sizes and costs, take one step and write nothing.
+        find_lr: Try rising learning rates for a hundred steps, suggest optim.lr and optim.kan_lr, and write nothing.
         json: Print the result as JSON.
 
     Returns:
-        The run (`kanscan.Run`); with `dry_run` a `Rehearsal`.
+        The run (`kanscan.Run`); with `dry_run` a `Rehearsal`, with `find_lr` the `LearningRates` that were tried.
 
     Raises:
         ValueError: A name, a key, a value or a file is wrong, or a run was made with other settings.
@@ -59,12 +66,13 @@ def train(
 
     settings, asked = _settings(overrides, model=model, epochs=epochs, seed=seed, device=device)
     resume, dry_run = resume or asked.get("resume", False), dry_run or asked.get("dry_run", False)
+    find_lr = find_lr or asked.get("find_lr", False)
     output = Path(asked["output"]) if output is None and "output" in asked else output
     if not Path(target).exists() and len(Path(target).parts) == 1 and target not in recipe_names():
         # A wrong name is answered before torch is loaded, which takes seconds.
         raise ValueError(f"{unknown('recipe', target, recipe_names())}; there is no folder of that name either")
     from kanscan.workflows.progress import say
-    from kanscan.workflows.rehearse import rehearse
+    from kanscan.workflows.rehearse import rehearse, search_rate
     from kanscan.workflows.resolve import resolve
     from kanscan.workflows.train import train_run
 
@@ -73,6 +81,8 @@ def train(
         return rehearse(found.recipe, found.folder, found.source, found.notes)
     for note in found.notes:
         say(f"note: {note}")
+    if find_lr:
+        return search_rate(found.recipe, found.source)
     try:
         run, ended = train_run(found.recipe, found.folder, source=found.source, resume=resume, say=say)
     except Interrupted as interruption:
@@ -88,8 +98,8 @@ def _settings(overrides: list[str] | Mapping[str, Any] | None, **options: Any) -
     from kanscan.config.recipe import parse_overrides
 
     settings = parse_overrides(overrides or ())
-    asked: dict[str, Any] = {key: settings.pop(key) for key in ("resume", "output", "dry_run") if key in settings}
-    for key in ("resume", "dry_run"):
+    asked: dict[str, Any] = {key: settings.pop(key) for key in (*_SWITCHES, "output") if key in settings}
+    for key in _SWITCHES:
         if not isinstance(asked.get(key, False), bool):
             raise ValueError(f"{key} is true or false, got {asked[key]!r}")
     keys = {"model": "model.name", "epochs": "trainer.epochs", "seed": "seed", "device": "trainer.device"}

@@ -11,6 +11,7 @@ from kanscan.config.recipe import Recipe
 from kanscan.data.source import Opened
 from kanscan.metrics.logits import legal_size
 from kanscan.training.device import choose_device, device_text, training_memory_mib
+from kanscan.training.rate_search import LearningRates, find_learning_rate
 from kanscan.training.session import try_steps
 from kanscan.workflows.train import prepare
 
@@ -133,6 +134,12 @@ def rehearse(recipe: Recipe, folder: Path, source: Opened | None = None, notes: 
         total_seconds=seconds,
         notes=(*notes, *plan.notes),
     )
+
+
+def search_rate(recipe: Recipe, source: Opened | None = None) -> LearningRates:
+    """Build everything, and try learning rates on the training cases; nothing is written."""
+    plan = prepare(recipe, source)
+    return find_learning_rate(plan.task, plan.train, recipe.trainer)
 
 
 def duration(seconds: float) -> str:
