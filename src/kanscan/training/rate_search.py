@@ -45,8 +45,9 @@ class LearningRates:
         """Say which rates to set."""
         kan = "" if self.suggested_kan is None else f" optim.kan_lr={self.suggested_kan:.1e}"
         return (
-            f"over {len(self.rates)} steps the loss fell from {self.losses[0]:.4f} to {min(self.losses):.4f}, "
-            f"fastest at\noptim.lr={self.suggested:.1e}{kan}\nNothing was written; one short search tells the order of magnitude."
+            f"over {len(self.rates)} steps the loss fell from {self.losses[0]:.4f} to {min(self.losses):.4f}\n"
+            f"fastest at optim.lr={self.suggested:.1e}{kan}\n"
+            "Nothing was written; one short search tells the order of magnitude."
         )
 
 
