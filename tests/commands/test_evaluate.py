@@ -223,3 +223,22 @@ def test_a_report_that_another_process_writes_is_not_written_over(run, tmp_path)
         evaluate(run.path)
     evaluate(run.path)
     assert not list(run.path.glob(".*"))
+
+
+def test_what_the_values_of_masks_mean_can_be_said(tmp_path):
+    ground, disc, cup = 255, 128, 0
+    label = np.full((30, 30), ground, np.uint8)
+    label[5:25, 5:25] = disc
+    label[10:20, 10:20] = cup
+    moved = np.roll(label, 2, axis=0)
+    for folder, array in (("ours", moved), ("theirs", label)):
+        (tmp_path / folder).mkdir()
+        write_label(tmp_path / folder / "a.png", array)
+    report = evaluate(tmp_path / "ours", tmp_path / "theirs", ["labels={255: background, 128: disc, 0: cup}"])
+    assert sorted(report.class_names) == ["cup", "disc"]
+    for name, value in (("disc", disc), ("cup", cup)):
+        both = ((moved == value) & (label == value)).sum()
+        expected = 2 * both / ((moved == value).sum() + (label == value).sum())
+        assert report.mean("dice", name) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="unknown option 'label'"):
+        evaluate(tmp_path / "ours", tmp_path / "theirs", ["label=nonzero"])

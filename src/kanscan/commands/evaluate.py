@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 def evaluate(
     run: Path,
     data: Path | None = None,
+    options: list[str] | None = None,
     *,
     subset: str = "test",
     flips: bool | None = None,
@@ -30,6 +31,7 @@ def evaluate(
     Args:
         run: Folder that train wrote, or a folder (or file) of predicted masks.
         data: Folder of the data, if it has moved or is another one; for masks: the folder (or file) of references.
+        options: For masks: labels=..., what the stored values mean, as for check: labels={0: background, 255: cup}.
         subset: test, validation or train of the run's own split; all: every labelled case of the data.
         flips: Average the prediction over flips; default: as the recipe says.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -60,7 +62,9 @@ def evaluate(
         raise FileNotFoundError(f"nothing at {path}; expected a run, or a folder of predicted masks")
     table = {} if tolerances is None else read_tolerances(tolerances)
     if not Run(path).recipe_path.is_file():
-        return _evaluate_masks(path, data, output, table)
+        return _evaluate_masks(path, data, _labels(options), output, table)
+    if options:
+        raise ValueError(f"{path} is a run, which knows what labels mean; leave out {options[0]}")
     opened = Run.open(path)
     folder = output or _default_folder(opened, data, subset)
     demand_output(Path(folder), "the report")
@@ -91,7 +95,19 @@ def _cases(run: Run, data: Path | None, subset: str) -> Selection:
         raise FileNotFoundError(f"{error}; if the data have moved: kanscan evaluate {run.path} DATA") from None
 
 
-def _evaluate_masks(predictions: Path, references: Path | None, output: Path | None, table: dict[str, float]) -> Report:
+def _labels(options: list[str] | None) -> object:
+    from kanscan.config.recipe import parse_overrides
+
+    found = parse_overrides(options or ())
+    other = next((key for key in found if key != "labels"), None)
+    if other is not None:
+        raise ValueError(f"unknown option {other!r}; masks take labels=..., for example labels=nonzero")
+    return found.get("labels", "auto")
+
+
+def _evaluate_masks(
+    predictions: Path, references: Path | None, labels: object, output: Path | None, table: dict[str, float]
+) -> Report:
     from kanscan.data.volumes.formats import is_volume_file
 
     def holds_volumes(path: Path) -> bool:
@@ -111,9 +127,8 @@ def _evaluate_masks(predictions: Path, references: Path | None, output: Path | N
     from kanscan.workflows.judge import judge_masks
 
     pipeline = VOLUMES if are_volumes else PICTURES
-    return judge_masks(
-        pipeline, predictions, Path(references), folder=None if output is None else Path(output), tolerances=table
-    )
+    folder = None if output is None else Path(output)
+    return judge_masks(pipeline, predictions, Path(references), labels=labels, folder=folder, tolerances=table)
 
 
 def _default_folder(run: Run, data: Path | None, subset: str) -> Path:

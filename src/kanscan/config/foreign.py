@@ -19,10 +19,7 @@ _COUNTERPARTS = (
 _INSTEAD: dict[str, tuple[str, ...]] = {
     **{one: (other,) for pair in _COUNTERPARTS for one, other in (pair, pair[::-1])},
     "volume.cache": ("data.cache",),
-    "volume.overlap": ("evaluation.flips",),
     "volume.batches_per_epoch": ("trainer.epochs",),
-    "volume.spacing_mm": ("data.image_size",),
-    "volume.slices": ("data.image_size",),
     "data.crop": ("data.image_size", "volume.patch_size"),
     "data.crop_place": ("data.augmentation", "volume.augmentation"),
     "data.cache": ("volume.cache",),

@@ -255,13 +255,13 @@ class LabelingPipeline(Pipeline, Generic[Image]):
         """Return the spacing along the axes of the image's array, None where it is not known."""
 
     @abstractmethod
-    def pair_masks(self, predictions: Path, references: Path, label_map: LabelMap | None) -> MaskPairs:
+    def pair_masks(self, predictions: Path, references: Path, labels: object = "auto") -> MaskPairs:
         """Pair label files by name, and find out what they store.
 
         Args:
             predictions: A folder or a file.
             references: The same; leaving one without a prediction out would flatter the figures.
-            label_map: What the values mean; None: told from what is stored.
+            labels: What the values mean, as the reader option of that name; "auto": told from what is stored.
 
         Raises:
             ValueError: A reference has no prediction, or the values do not explain each other.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kanscan.data.case import Case, LabelMap
 from kanscan.data.pictures.label_coding import agree_on_labels
+from kanscan.data.pictures.label_meaning import label_map_from_option
 from kanscan.data.readers.described import label_map_from_json
 from kanscan.data.readers.pairing import Mismatch, pair_folders
 from kanscan.data.readers.volumes import infer_volume_labels
@@ -17,24 +18,22 @@ from kanscan.pipelines.base import MaskPairs
 Pairs = Sequence[tuple[Case, Case]]
 
 
-def pair_pictures(predictions: Path, references: Path, label_map: LabelMap | None) -> MaskPairs:
+def pair_pictures(predictions: Path, references: Path, labels: object = "auto") -> MaskPairs:
     """Pair pictures of masks; see `LabelingPipeline.pair_masks`."""
     pairs, notes = _picture_pairs(predictions, references)
-    if label_map is not None:
-        return MaskPairs(tuple(pairs), label_map, label_map, tuple(notes))
     ours, theirs = ([pair[k] for pair in pairs] for k in (0, 1))
-    prediction_map, label_map, note = agree_on_labels(ours, theirs)
+    prediction_map, label_map, note = agree_on_labels(ours, theirs, labels)
     return MaskPairs(tuple(pairs), prediction_map, label_map, (*notes, *([note] if note else [])))
 
 
-def pair_volumes(predictions: Path, references: Path, label_map: LabelMap | None) -> MaskPairs:
+def pair_volumes(predictions: Path, references: Path, labels: object = "auto") -> MaskPairs:
     """Pair label volumes; see `LabelingPipeline.pair_masks`."""
     ours, theirs = _named_volumes(predictions), _named_volumes(references)
     if predictions.is_file() and references.is_file():
         theirs = dict(zip(ours, theirs.values(), strict=True))
     _demand_all([path.name for name, path in theirs.items() if name not in ours], len(theirs), predictions)
     pairs = [(_case(name, ours[name]), _case(name, theirs[name])) for name in theirs]
-    found = label_map or _volume_labels(pairs, references)
+    found = _volume_labels(pairs, references) if labels == "auto" else label_map_from_option(labels)
     return MaskPairs(tuple(pairs), found, found, _unjudged(len(ours) - len(theirs)))
 
 

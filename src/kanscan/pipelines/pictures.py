@@ -227,9 +227,9 @@ class PicturePipeline(LabelingPipeline[NDArray]):
             return case.spacing_mm
         return read_picture_spacing(case.images[0], case.frame)
 
-    def pair_masks(self, predictions: Path, references: Path, label_map: LabelMap | None) -> MaskPairs:
+    def pair_masks(self, predictions: Path, references: Path, labels: object = "auto") -> MaskPairs:
         """Pair mask files; see `LabelingPipeline`."""
-        return pair_pictures(predictions, references, label_map)
+        return pair_pictures(predictions, references, labels)
 
     def read_masks(self, found: MaskPairs, pair: tuple[Case, Case]) -> Masks[NDArray]:
         """Read two masks; see `LabelingPipeline`."""

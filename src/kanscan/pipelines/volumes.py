@@ -170,9 +170,9 @@ class VolumePipeline(LabelingPipeline[Volume]):
         """Return the volume's spacing; see `LabelingPipeline`."""
         return image.spacing_mm
 
-    def pair_masks(self, predictions: Path, references: Path, label_map: LabelMap | None) -> MaskPairs:
+    def pair_masks(self, predictions: Path, references: Path, labels: object = "auto") -> MaskPairs:
         """Pair label volumes; see `LabelingPipeline`."""
-        return pair_volumes(predictions, references, label_map)
+        return pair_volumes(predictions, references, labels)
 
     def read_masks(self, found: MaskPairs, pair: tuple[Case, Case]) -> Masks[Volume]:
         """Read two label volumes; see `LabelingPipeline`."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from kanscan.data.case import Case, LabelMap
+from kanscan.data.case import Case
 from kanscan.data.grouping import group_cases
 from kanscan.data.source import Selection
 from kanscan.files import read_json
@@ -144,7 +144,7 @@ def judge_masks(
     predictions: Path,
     references: Path,
     *,
-    label_map: LabelMap | None = None,
+    labels: object = "auto",
     folder: Path | None = None,
     tolerances: Mapping[str, float] | None = None,
 ) -> Report:
@@ -154,7 +154,7 @@ def judge_masks(
         pipeline: Kind of work.
         predictions: A folder or a file.
         references: The same.
-        label_map: What the stored values mean; None: told from the files.
+        labels: What the stored values mean, as the reader option of that name; "auto": told from the files.
         folder: Where the report goes; None: nothing is written.
         tolerances: Of the NSD for single classes.
 
@@ -164,7 +164,7 @@ def judge_masks(
     """
     if folder is not None:
         demand_output(folder, "the report")
-    found = pipeline.pair_masks(predictions, references, label_map)
+    found = pipeline.pair_masks(predictions, references, labels)
     names, by_id = found.label_map.names, {pair[0].id: pair for pair in found.pairs}
     check_tolerances(tolerances or {}, names)
     spacings: list[tuple[float, ...] | None] = []
