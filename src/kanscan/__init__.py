@@ -6,7 +6,7 @@ The names below are loaded on first use, so that importing the package costs not
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from kanscan.run import Run
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _FACE:
         raise AttributeError(f"module 'kanscan' has no attribute {name!r}")
     value = getattr(import_module(_FACE[name]), name)

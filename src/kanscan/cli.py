@@ -18,6 +18,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
     from rich.segment import Segment
+    from typer.models import ArgumentInfo, OptionInfo
 
 import kanscan
 from kanscan import COMMANDS, __version__
@@ -108,7 +109,7 @@ def _command(function: Callable[..., Any]) -> Callable[..., None]:
         for name, parameter in inspect.signature(function).parameters.items()
     ]
 
-    def run(**arguments: Any) -> None:
+    def run(**arguments: object) -> None:
         _show(function(**arguments), as_json=bool(arguments.get("json")))
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -122,10 +123,10 @@ def _argument_types(function: Callable[..., Any]) -> dict[str, Any]:
     return get_type_hints(types.SimpleNamespace(__annotations__=known), function.__globals__)
 
 
-def _parameter(parameter: inspect.Parameter, kind: Any, text: str) -> inspect.Parameter:
+def _parameter(parameter: inspect.Parameter, kind: object, text: str) -> inspect.Parameter:
     default = parameter.default
     if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-        shown: Any = typer.Argument(help=text, show_default=False)
+        shown: ArgumentInfo | OptionInfo = typer.Argument(help=text, show_default=False)
     else:
         flag = "--" + parameter.name.replace("_", "-")
         names = [flag if default is False or kind is not bool else f"{flag}/--no-{flag[2:]}"]
@@ -142,7 +143,7 @@ def _parameter(parameter: inspect.Parameter, kind: Any, text: str) -> inspect.Pa
     )
 
 
-def _optional(kind: Any) -> Any:
+def _optional(kind: object) -> object:
     if get_origin(kind) in (Union, types.UnionType):
         inner = [k for k in get_args(kind) if k is not type(None)]
         return inner[0] if len(inner) == 1 else kind
@@ -165,7 +166,7 @@ def _argument_texts(function: Callable[..., Any]) -> dict[str, str]:
     return {name: " ".join(body.split()).replace("`", "") for name, body in entries}
 
 
-def _show(result: Any, *, as_json: bool) -> None:
+def _show(result: object, *, as_json: bool) -> None:
     if as_json:
         content = result.to_dict() if hasattr(result, "to_dict") else result
         print(to_json(content, default=_plain))
@@ -193,7 +194,7 @@ class _Printable:
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
     return value.item() if hasattr(value, "item") else str(value)

@@ -6,7 +6,7 @@ in a batch of eight 256x256 images, and that profiler knew nothing of KAN layers
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -92,7 +92,7 @@ _PROFILED = (*_NORMS, nn.InstanceNorm3d, *_CONVS, nn.Linear, nn.AvgPool2d, nn.Up
 _RESIZE_COST = {"linear": 5, "bilinear": 11, "trilinear": 31}
 
 
-def _profiler_hook(total: list[int]) -> Any:
+def _profiler_hook(total: list[int]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         total[0] += _profiler_cost(module, inputs[0], output)
 
@@ -114,7 +114,7 @@ def _profiler_cost(module: nn.Module, x: Tensor, y: Tensor) -> int:
     return x.numel() * (4 if affine else 2)
 
 
-def _scan_hook(total: list[int]) -> Any:
+def _scan_hook(total: list[int]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         total[0] += module.scan_macs(*inputs)  # type: ignore[operator]
 

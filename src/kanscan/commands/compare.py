@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kanscan.papers import Claim
-    from kanscan.report import Report
+    from kanscan.report import Comparison, Report
 
 FORMATS = (".md", ".csv", ".json")
 
@@ -19,7 +19,7 @@ def compare(
     output: Path | None = None,
     overwrite: bool = False,
     json: bool = False,
-) -> Any:
+) -> Comparison:
     """Put evaluated runs and printed numbers into one table, and compare each run with the first, case by case.
 
     Where two runs were judged on the same cases, the mean difference gets a 95 % interval (groups resampled) and a

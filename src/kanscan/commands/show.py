@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kanscan.registry import unknown
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Listing:
         rows = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
         return {"title": self.title, "rows": rows, "notes": list(self.notes)}
 
-    def __rich__(self) -> Any:
+    def __rich__(self) -> Group:
         """Draw the table for a terminal."""
         from rich import box
         from rich.console import Group
@@ -39,7 +42,7 @@ class Listing:
         return Group(table, *(escape(note) for note in self.notes))
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, int) and not isinstance(value, bool):

@@ -93,7 +93,9 @@ def train(
     return run
 
 
-def _settings(overrides: list[str] | Mapping[str, Any] | None, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def _settings(
+    overrides: list[str] | Mapping[str, Any] | None, **options: object
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Separate settings of the recipe from options of this command written key=value."""
     from kanscan.config.recipe import parse_overrides
 

@@ -54,7 +54,7 @@ class Family(Generic[Base]):
             chosen.append(classes[value if isinstance(value, str) else repr(value)])
         return cast(type[Base], chosen[0] if len(chosen) == 1 else _joined(self.base, *chosen))
 
-    def validate(self, value: Any) -> Base:
+    def validate(self, value: object) -> Base:
         """Turn plain values into the part they describe.
 
         Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic.fields import FieldInfo
 
@@ -26,8 +25,8 @@ class Key:
     """
 
     name: str
-    kind: Any
-    default: Any
+    kind: object
+    default: object
     owner: type[Part]
     only_with: str = ""
 
@@ -63,5 +62,5 @@ def _of_family(family: Family) -> Iterator[Key]:
             yield Key(f"{family.group}.{option}", field.annotation, _default(field), cls, only)
 
 
-def _default(info: FieldInfo) -> Any:
+def _default(info: FieldInfo) -> object:
     return info.get_default(call_default_factory=True)

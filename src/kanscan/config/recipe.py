@@ -140,7 +140,7 @@ def parse_overrides(overrides: Sequence[str] | Mapping[str, Any]) -> dict[str, A
     return parsed
 
 
-def _yaml_value(text: str) -> Any:
+def _yaml_value(text: str) -> object:
     # YAML 1.1 reads "1e-4" as a string because it lacks the dot.
     try:
         return float(text) if "e" in text.lower() else yaml.safe_load(text)
@@ -151,7 +151,7 @@ def _yaml_value(text: str) -> Any:
             return text
 
 
-def _assign(content: dict[str, Any], key: str, value: Any) -> None:
+def _assign(content: dict[str, Any], key: str, value: object) -> None:
     *parents, last = key.split(".")
     for name in parents:
         child = content.setdefault(name, {})
@@ -181,7 +181,7 @@ def check_recipe(content: Mapping[str, Any], where: str = "the recipe") -> Recip
         raise ValueError(f"{place} in {where}: {first['msg']}, got {first.get('input')!r}") from None
 
 
-def _unknown_key(place: str, value: Any, content: Mapping[str, Any], where: str) -> str:
+def _unknown_key(place: str, value: object, content: Mapping[str, Any], where: str) -> str:
     group, _, option = place.partition(".")
     owners = FAMILIES[group].owners(option) if group in FAMILIES else []
     if owners:

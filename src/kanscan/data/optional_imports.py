@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
+from types import ModuleType
 
 _SILENT = logging.NullHandler()
 _IMPORTING = threading.Lock()
 
 
-def nibabel_module() -> Any:
+def nibabel_module() -> ModuleType:
     """Import nibabel when it is first needed."""
     # It imports pydicom, whose modules import each other in a circle: two threads at once would see half of them.
     with _IMPORTING:
@@ -18,7 +18,7 @@ def nibabel_module() -> Any:
     return nibabel
 
 
-def pydicom_module() -> Any:
+def pydicom_module() -> ModuleType:
     """Import pydicom.
 
     Raises:

@@ -141,7 +141,7 @@ def _build(key: str, options: dict[str, Any]) -> DatasetReader:
     return READERS[key](**options)
 
 
-def make_reader(key: str, root: str | Path, **options: Any) -> DatasetReader:
+def make_reader(key: str, root: str | Path, **options: object) -> DatasetReader:
     """Build the reader of a folder, with everything settled that the folder decides; see `open_folder`.
 
     Args:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kanscan.data.optional_imports import nibabel_module
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
+    from pydicom import Dataset
 
 #: Two grids are one where no corner lies farther apart than this share of a voxel.
 _SAME_GRID = 1e-2
@@ -23,7 +27,7 @@ class Instance:
         frame: Frame of a multi-frame file, from 0; None for single-frame files.
     """
 
-    dataset: Any
+    dataset: Dataset
     frame: int | None = None
 
 
@@ -44,7 +48,7 @@ class Volume:
 
     array: np.ndarray
     affine: np.ndarray
-    header: Any = None
+    header: Nifti1Header | None = None
     path: str = "the volume"
     source: tuple[Instance, ...] | None = None
     notes: tuple[str, ...] = ()

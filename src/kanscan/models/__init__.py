@@ -83,11 +83,11 @@ def model_options(name: str, preset: str | None = None, options: Mapping[str, An
     return chosen
 
 
-def _as_tuple(value: Any) -> Any:
+def _as_tuple(value: object) -> object:
     return tuple(_as_tuple(v) for v in value) if isinstance(value, list | tuple) else value
 
 
-def create_model(name: str, *, preset: str | None = None, **options: Any) -> Network:
+def create_model(name: str, *, preset: str | None = None, **options: object) -> Network:
     """Build a network by name.
 
     Args:
@@ -108,7 +108,7 @@ def create_model(name: str, *, preset: str | None = None, **options: Any) -> Net
 
 
 def load_released(
-    name: str, weights: Mapping[str, Any] | str | Path, *, preset: str | None = None, **options: Any
+    name: str, weights: Mapping[str, Any] | str | Path, *, preset: str | None = None, **options: object
 ) -> Network:
     """Build a network and fill it with weights under the released key names.
 
@@ -127,7 +127,7 @@ def load_released(
     return load_into(create_model(name, preset=preset, **options), weights).eval()
 
 
-def released_state_dict(model: Network | str, *, preset: str | None = None, **options: Any) -> dict[str, Tensor]:
+def released_state_dict(model: Network | str, *, preset: str | None = None, **options: object) -> dict[str, Tensor]:
     """Give a model's weights under the released key names, ready for the authors' own code.
 
     Args:

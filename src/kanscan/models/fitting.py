@@ -102,7 +102,7 @@ def complete_options(
     return dict(bound.arguments)
 
 
-def _planned_stages(stages: tuple[Any, Any], channels: Any) -> dict[str, Any]:
+def _planned_stages(stages: tuple[Any, Any], channels: object) -> dict[str, Any]:
     """Cut the planned stages to the widths that were chosen, or say that there are too many of those."""
     strides, kernels = stages
     count = len(channels) if isinstance(channels, list | tuple) else len(strides)

@@ -46,7 +46,7 @@ class Network(_Part):
         return ", ".join([self.model, *preset, *(f"{k}={_plain(v)}" for k, v in self.options.items())])
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return a value with lists in the place of tuples, as JSON and YAML have them."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
@@ -62,7 +62,7 @@ class Cell(_Part):
 
     @model_validator(mode="before")
     @classmethod
-    def _read(cls, content: Any) -> Any:
+    def _read(cls, content: object) -> object:
         if isinstance(content, int | float):
             return {"value": content}
         if isinstance(content, str):
@@ -140,7 +140,7 @@ class Row(_Part):
 
     @model_validator(mode="before")
     @classmethod
-    def _read(cls, content: Any) -> Any:
+    def _read(cls, content: object) -> object:
         return {"cells": content} if isinstance(content, list) else content
 
 

@@ -126,7 +126,7 @@ class Experiment(_Part):
         return " ".join(filter(None, (self.words.get(name), self.departs.get(name))))
 
 
-def setting_words(value: Any) -> str:
+def setting_words(value: object) -> str:
     """Write a setting as one reads it: 256 x 256, flips + rotation, 0.0001."""
     if isinstance(value, list | tuple):
         return (" x " if all(isinstance(v, int) for v in value) else " + ").join(map(setting_words, value)) or "none"

@@ -176,7 +176,7 @@ def differing(printed: Settings, here: Mapping[str, Any]) -> dict[str, tuple[Any
     }
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(one: object, other: object) -> bool:
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(_equal(a, b) for a, b in zip(one, other, strict=True))
     if isinstance(one, float) and isinstance(other, int | float):

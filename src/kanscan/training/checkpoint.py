@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -25,6 +25,9 @@ from kanscan.files import atomic, write_text
 from kanscan.metrics.validation import validated
 from kanscan.training.stopping import Stopped, StopReason
 from kanscan.training.task import Task
+
+if TYPE_CHECKING:
+    from torch.serialization import MAP_LOCATION
 
 Row = dict[str, Any]
 
@@ -127,17 +130,19 @@ class Checkpoints(Callback):
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a state so that a crash leaves the old one or the new one; reads tensors and plain values only."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         """Write a state."""
         with atomic(Path(path)) as temporary:
             torch.save(checkpoint, temporary)
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: str | Path, map_location: MAP_LOCATION = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Read a state."""
         return read_state(path, map_location=map_location)
 
 
-def read_state(path: str | Path, *, map_location: Any = "cpu") -> dict[str, Any]:
+def read_state(path: str | Path, *, map_location: MAP_LOCATION = "cpu") -> dict[str, Any]:
     """Read a state file without running any code it may contain.
 
     Raises:
@@ -211,7 +216,7 @@ def write_curves(path: Path, rows: Sequence[Row]) -> None:
     write_text(path, text.getvalue())
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
     return "" if value is None else f"{value:.8g}" if isinstance(value, float) else value
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +71,7 @@ class DiffusionTask(Task):
         self.sums["train"].add({"loss": errors.detach().flatten(1).mean(1)})
         return errors.sum() / SUM_DIVISOR if self.loss_name == "sum" else errors.mean()
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: object, batch: object, batch_idx: int) -> None:
         """Take the new weights into the average."""
         if self.average is not None:
             self.average.update_parameters(self.model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from kanscan.config.parts import CosineNoise, DiffusionConfig, LinearNoise
 from kanscan.registry import unknown
+
+if TYPE_CHECKING:
+    from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 
 SCHEDULES = ("linear", "cosine")
 SAMPLERS = ("ddpm", "ddim")
@@ -92,7 +95,7 @@ class NoiseProcess:
         times = np.linspace(self.num_steps - 1, 0, count).round().astype(int)
         return Chain(tuple(times.tolist()), self._scheduler(sampler, times[::-1].copy(), clip))
 
-    def _scheduler(self, sampler: str, times: np.ndarray, clip: bool) -> Any:
+    def _scheduler(self, sampler: str, times: np.ndarray, clip: bool) -> DDIMScheduler | DDPMScheduler:
         from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 
         # The chain is spaced anew over the chosen times: with gaps MONAI would take the step before from the full one.
@@ -128,7 +131,7 @@ class Chain:
     """
 
     times: tuple[int, ...]
-    scheduler: Any
+    scheduler: DDIMScheduler | DDPMScheduler
 
     def back(self, place: int, noise: Tensor, image: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         """Take one step.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
 
 from kanscan.training.checkpoint import Checkpoints, Row, best_row
 
@@ -49,7 +49,7 @@ class ProgressReport(Callback):
         self.bar.start()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Mapping[str, Tensor], batch: object, batch_idx: int
     ) -> None:
         """Move the bar."""
         if self.bar is not None:
@@ -58,7 +58,7 @@ class ProgressReport(Callback):
             self.loss = loss if self.loss != self.loss else 0.9 * self.loss + 0.1 * loss
             self._advance(trainer)
 
-    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
         """Move the bar."""
         if self.bar is not None:
             self._advance(trainer)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from kanscan.config.parts import TrainerConfig
 from kanscan.training.checkpoint import Checkpoints, Files
@@ -108,10 +109,12 @@ class _StepWatch(Callback):
         self.seconds: list[float] = []
         self._began = 0.0
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: object) -> None:
         self._began = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Mapping[str, Tensor], *args: object
+    ) -> None:
         # Reading the number waits for a device that computes on its own.
         self.losses.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
         self.seconds.append(time.perf_counter() - self._began)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kanscan.data import open_folder
 from kanscan.data.case import Case, DatasetReader
@@ -16,6 +16,9 @@ from kanscan.data.pictures.label_meaning import values_text
 from kanscan.drawing.images import contact_sheet, save_png
 from kanscan.pipelines import PICTURES, VOLUMES, LabelingPipeline
 from kanscan.workflows.progress import watched
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 #: Pictures on the contact sheet.
 _NUM_TILES = 24
@@ -100,7 +103,7 @@ class Checked:
         """Return plain values."""
         return asdict(self)
 
-    def __rich__(self) -> Any:
+    def __rich__(self) -> Group:
         """Draw what was found for a terminal."""
         from rich import box
         from rich.console import Group

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,11 +15,14 @@ from kanscan.data.optional_imports import pydicom_module
 from kanscan.data.readable import readable
 from kanscan.registry import unknown
 
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
 #: A contour belongs to the slice that it lies in within this share of the distance of slices.
 _IN_SLICE = 0.5
 
 
-def read_segments(path: Path, dataset: Any) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def read_segments(path: Path, dataset: Dataset) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Take a DICOM-SEG apart: each frame with something in it.
 
     Args:
@@ -45,7 +48,7 @@ def read_segments(path: Path, dataset: Any) -> Iterator[tuple[str, np.ndarray, n
                     yield names[number], inside.T[..., None], frames[k].affine
 
 
-def _segment_number(dataset: Any, frame: int) -> int:
+def _segment_number(dataset: Dataset, frame: int) -> int:
     own = dataset.PerFrameFunctionalGroupsSequence[frame]
     shared = getattr(dataset, "SharedFunctionalGroupsSequence", None) or (None,)
     for group in (own, shared[0]):
@@ -99,7 +102,7 @@ def marked_frames(path: Path) -> set[int]:
     raise AssertionError
 
 
-def _source_frame(dataset: Any, k: int) -> int:
+def _source_frame(dataset: Dataset, k: int) -> int:
     """Return the frame of the source that an item belongs to, from 0; 0 where the source is one picture."""
     for derivation in getattr(dataset.PerFrameFunctionalGroupsSequence[k], "DerivationImageSequence", None) or ():
         for source in getattr(derivation, "SourceImageSequence", None) or ():
@@ -109,7 +112,7 @@ def _source_frame(dataset: Any, k: int) -> int:
 
 
 def read_contours(
-    path: Path, dataset: Any, affine: np.ndarray, shape: Sequence[int]
+    path: Path, dataset: Dataset, affine: np.ndarray, shape: Sequence[int]
 ) -> Iterator[tuple[str, int, np.ndarray]]:
     """Take an RTSTRUCT apart: each region of interest in each slice.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +14,9 @@ from kanscan.data.dicom.stack import decodable, decode, functional_group, read_d
 from kanscan.data.limits import check_voxels
 from kanscan.data.optional_imports import pydicom_module
 from kanscan.data.readable import readable
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 #: Of an ultrasound region: its axes are lengths, counted in centimeters; it shows tissue in two dimensions.
 _CENTIMETERS, _TISSUE = 3, 1
@@ -52,7 +56,7 @@ def read_dicom_picture(path: str | Path, frame: int | None = None) -> tuple[np.n
     return np.ascontiguousarray(shown), spacing
 
 
-def check_picture(path: Path, dataset: Any) -> tuple[int, int, int]:
+def check_picture(path: Path, dataset: Dataset) -> tuple[int, int, int]:
     """Return rows, columns and frames of a picture.
 
     Raises:
@@ -99,7 +103,7 @@ def read_picture_spacing(path: str | Path, frame: int | None = None) -> tuple[fl
     raise AssertionError
 
 
-def _color(stored: np.ndarray, dataset: Any) -> np.ndarray:
+def _color(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
     if stored.shape[-1] != 3:
         kind = getattr(dataset, "PhotometricInterpretation", "unknown")
         raise ValueError(f"pictures of {stored.shape[-1]} samples a pixel ({kind}) are not supported")
@@ -111,7 +115,7 @@ def _eight_bits(color: np.ndarray, bits: int) -> np.ndarray:
     return (color >> max(0, bits - 8)).astype(np.uint8)
 
 
-def _shown(stored: np.ndarray, dataset: Any, frame: int) -> np.ndarray:
+def _shown(stored: np.ndarray, dataset: Dataset, frame: int) -> np.ndarray:
     from pydicom.pixels.processing import apply_color_lut
 
     interpretation = str(getattr(dataset, "PhotometricInterpretation", "MONOCHROME2"))
@@ -131,7 +135,7 @@ def _shown(stored: np.ndarray, dataset: Any, frame: int) -> np.ndarray:
     return np.rint((1 - share if inverted else share) * most).astype(np.uint8 if bits <= 8 else np.uint16)
 
 
-def _of_modality(stored: np.ndarray, place: Any, dataset: Any) -> np.ndarray:
+def _of_modality(stored: np.ndarray, place: Dataset, dataset: Dataset) -> np.ndarray:
     """Turn stored values into those of the modality, by its table or by slope and intercept."""
     if table := getattr(dataset, "ModalityLUTSequence", None):
         return _looked_up(stored, table[0])[0]
@@ -141,7 +145,7 @@ def _of_modality(stored: np.ndarray, place: Any, dataset: Any) -> np.ndarray:
     return stored * (1.0 if slope is None else slope) + (intercept or 0.0)
 
 
-def _looked_up(values: np.ndarray, table: Any) -> tuple[np.ndarray, int]:
+def _looked_up(values: np.ndarray, table: Dataset) -> tuple[np.ndarray, int]:
     """Look values up in a table of the modality or of the window; those beyond its ends take the ends.
 
     Returns:
@@ -157,12 +161,12 @@ def _looked_up(values: np.ndarray, table: Any) -> tuple[np.ndarray, int]:
     return entries[places].astype(np.int64), bits
 
 
-def _functional(dataset: Any, frame: int, name: str) -> Any:
+def _functional(dataset: Dataset, frame: int, name: str) -> Dataset:
     """Find a functional group of a frame, or the dataset itself where it has none."""
     return functional_group(dataset, frame, name) or dataset
 
 
-def _stretched(values: np.ndarray, padding: Any) -> np.ndarray:
+def _stretched(values: np.ndarray, padding: float | None) -> np.ndarray:
     """Spread gray values from 0 to 1, what only fills the frame left aside."""
     if not np.isfinite(values).all():
         raise ValueError("its pixels are not all numbers")
@@ -171,7 +175,7 @@ def _stretched(values: np.ndarray, padding: Any) -> np.ndarray:
     return np.clip((values.astype(np.float64) - low) / max(high - low, 1e-12), 0, 1)
 
 
-def _through_window(values: np.ndarray, place: Any) -> np.ndarray | None:
+def _through_window(values: np.ndarray, place: Dataset) -> np.ndarray | None:
     """Apply the first VOI LUT or window: 0 is black, 1 white. None where there is none that can be applied.
 
     Source: DICOM PS3.3, C.11.2.
@@ -191,13 +195,13 @@ def _through_window(values: np.ndarray, place: Any) -> np.ndarray | None:
     return np.clip((values - center + 0.5) / max(width - 1, 1e-9) + 0.5, 0, 1)
 
 
-def _first(value: Any) -> float | None:
+def _first(value: Sequence[float] | float | str | None) -> float | None:
     if value is None or value == "":
         return None
     return float(value if isinstance(value, int | float | str) else value[0])
 
 
-def spacing_of_frame(dataset: Any, frame: int = 0) -> tuple[float, float] | None:
+def spacing_of_frame(dataset: Dataset, frame: int = 0) -> tuple[float, float] | None:
     """Return the distance of rows and columns in mm: in the patient, at the detector, or in an ultrasound's region."""
     measures = _functional(dataset, frame, "PixelMeasuresSequence")
     named = (
@@ -216,13 +220,13 @@ def spacing_of_frame(dataset: Any, frame: int = 0) -> tuple[float, float] | None
     return (down, across) if min(down, across) > 0 else None
 
 
-def _is_tissue(region: Any) -> bool:
+def _is_tissue(region: Dataset) -> bool:
     units = (getattr(region, f"PhysicalUnits{axis}Direction", None) for axis in "XY")
     delta = all(getattr(region, f"PhysicalDelta{axis}", None) for axis in "XY")
     return delta and set(units) == {_CENTIMETERS} and getattr(region, "RegionSpatialFormat", _TISSUE) == _TISSUE
 
 
-def _area(region: Any) -> int:
+def _area(region: Dataset) -> int:
     ends = (int(getattr(region, f"RegionLocation{name}", 0)) for name in ("MinX0", "MaxX1", "MinY0", "MaxY1"))
     left, right, top, bottom = ends
     return max(0, right - left) * max(0, bottom - top)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,11 @@ from kanscan.data.dicom.series import PIXELS
 from kanscan.data.dicom.stack import read_dataset
 from kanscan.data.volume import Volume
 from kanscan.files import atomic
+
+if TYPE_CHECKING:
+    from highdicom.seg import Segmentation, SegmentDescription
+    from pydicom import Dataset
+    from pydicom.sr.coding import Code
 
 
 def write_segmentation(
@@ -124,14 +129,14 @@ def _present(planes: np.ndarray, num_classes: int) -> list[int]:
 
 
 def _made(
-    sources: Sequence[Any],
+    sources: Sequence[Dataset],
     planes: np.ndarray,
     classes: Sequence[int],
     class_names: Sequence[str],
     codes: Mapping[str, Sequence[str]],
     *,
     omit_empty: bool,
-) -> Any:
+) -> Segmentation:
     try:
         import highdicom
     except ImportError:
@@ -161,7 +166,7 @@ def _made(
     )
 
 
-def _refer(made: Any, sop_class: str, frame: int | None) -> None:
+def _refer(made: Segmentation, sop_class: str, frame: int | None) -> None:
     """Say to what a segmentation refers: the source's own class, and the frame, counted from 1."""
     for element in made.iterall():
         if element.keyword == "ReferencedSOPClassUID":
@@ -172,7 +177,7 @@ def _refer(made: Any, sop_class: str, frame: int | None) -> None:
                 source.ReferencedFrameNumber = frame
 
 
-def _joined(parts: Sequence[Any]) -> Any:
+def _joined(parts: Sequence[Segmentation]) -> Segmentation:
     """Put segmentations of single frames together to one of many; their segments are the same."""
     from pydicom.pixels import pixel_array
     from pydicom.pixels.utils import pack_bits
@@ -190,7 +195,7 @@ def _joined(parts: Sequence[Any]) -> Any:
     return made
 
 
-def _index_frames(made: Any) -> None:
+def _index_frames(made: Segmentation) -> None:
     """Count the frames of the clip as a dimension, beside the segments."""
     from pydicom.dataset import Dataset
     from pydicom.tag import Tag
@@ -219,7 +224,7 @@ _TEXT = ("PN", "LO", "SH", "LT", "ST", "UT")
 _ESCAPE = re.compile("\x1b[ -/]+[0-~]")
 
 
-def _complete(sources: Sequence[Any]) -> None:
+def _complete(sources: Sequence[Dataset]) -> None:
     """Add what an anonymizer left out of the source images, in memory only, and say everything in UTF-8."""
     for source in sources:
         for name in _DEMANDED:
@@ -234,7 +239,7 @@ def _complete(sources: Sequence[Any]) -> None:
         source.SpecificCharacterSet = "ISO_IR 192"
 
 
-def _description(number: int, name: str, codes: Mapping[str, Sequence[str]]) -> Any:
+def _description(number: int, name: str, codes: Mapping[str, Sequence[str]]) -> SegmentDescription:
     import highdicom
 
     return highdicom.seg.SegmentDescription(
@@ -249,19 +254,19 @@ def _description(number: int, name: str, codes: Mapping[str, Sequence[str]]) -> 
     )
 
 
-def _category() -> Any:
+def _category() -> Code:
     from pydicom.sr.codedict import codes
 
     return codes.SCT.AnatomicalStructure
 
 
-def _family() -> Any:
+def _family() -> Code:
     from pydicom.sr.codedict import codes
 
     return codes.DCM.ArtificialIntelligence
 
 
-def anatomy_code(name: str) -> Any:
+def anatomy_code(name: str) -> Code:
     """Find the SNOMED CT code of a structure by its English name ("left kidney"); "anatomical structure" for others.
 
     Args:

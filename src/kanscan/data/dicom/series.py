@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kanscan.data.case import Series
 from kanscan.data.dicom.archive import is_archive, members, open_file
 from kanscan.data.optional_imports import pydicom_module
 from kanscan.registry import unknown
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 #: What is read of every file to sort it into its series.
 _TAGS = (
@@ -148,7 +151,7 @@ def read_header(path: Path) -> Header | None:
         return Header(path, kind="file that cannot be read")
 
 
-def _header(path: Path, head: Any) -> Header:
+def _header(path: Path, head: Dataset) -> Header:
     def text(name: str) -> str:
         return str(getattr(head, name, None) or "").strip()
 
@@ -175,7 +178,7 @@ def _header(path: Path, head: Any) -> Header:
     )
 
 
-def segment_names(dataset: Any) -> tuple[str, ...]:
+def segment_names(dataset: Dataset) -> tuple[str, ...]:
     """List the names of a file's segments (SEG) or regions of interest (RTSTRUCT), in their order."""
     segments = getattr(dataset, "SegmentSequence", None)
     if segments is not None:
@@ -184,7 +187,7 @@ def segment_names(dataset: Any) -> tuple[str, ...]:
     return tuple(str(getattr(one, "ROIName", "")) or f"region {one.ROINumber}" for one in regions)
 
 
-def _references(head: Any) -> Iterator[str]:
+def _references(head: Dataset) -> Iterator[str]:
     for series in getattr(head, "ReferencedSeriesSequence", None) or ():
         yield str(getattr(series, "SeriesInstanceUID", ""))
     for frame in getattr(head, "ReferencedFrameOfReferenceSequence", None) or ():
@@ -193,7 +196,7 @@ def _references(head: Any) -> Iterator[str]:
                 yield str(getattr(series, "SeriesInstanceUID", ""))
 
 
-def kind_of(dataset: Any) -> str:
+def kind_of(dataset: Dataset) -> str:
     """Say what a file is where its SOP class is no image to look at, else ""."""
     meta = getattr(dataset, "file_meta", None)
     sop_class = str(getattr(dataset, "SOPClassUID", "") or getattr(meta, "MediaStorageSOPClassUID", ""))

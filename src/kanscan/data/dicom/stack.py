@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from kanscan.data.limits import check_voxels
 from kanscan.data.optional_imports import pydicom_module
 from kanscan.data.readable import readable
 from kanscan.data.volume import Instance, Volume
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 #: Slices are evenly spaced where no gap differs from the usual one by more than this share.
 _EVEN = 0.05
@@ -62,7 +65,7 @@ def read_series(series: Series) -> Volume:
     return Volume(array, _affine(slices), None, where, source, (*series.notes, *_tilt(slices, where)))
 
 
-def read_dataset(file: Path) -> Any:
+def read_dataset(file: Path) -> Dataset:
     """Read a file completely; one without preamble and meta says by its encoding how it was written.
 
     Raises:
@@ -98,7 +101,7 @@ class Slice:
         thickness: Slice thickness or distance as stored, 1 where it is not.
     """
 
-    dataset: Any
+    dataset: Dataset
     frame: int | None
     position: np.ndarray
     orientation: np.ndarray
@@ -134,7 +137,7 @@ class Slice:
         return (1.0 if slope in (None, "") else float(slope)), (0.0 if intercept in (None, "") else float(intercept))
 
 
-def functional_group(dataset: Any, frame: int | None, name: str) -> Any:
+def functional_group(dataset: Dataset, frame: int | None, name: str) -> Dataset | None:
     """Find a functional group of a frame, its own or the one all frames share; None where there is none."""
     if frame is None:
         return None
@@ -147,7 +150,7 @@ def functional_group(dataset: Any, frame: int | None, name: str) -> Any:
     return None
 
 
-def frames_of(dataset: Any) -> list[Slice]:
+def frames_of(dataset: Dataset) -> list[Slice]:
     """List the frames of a file with their places, in the file's order.
 
     Raises:
@@ -161,7 +164,7 @@ def frames_of(dataset: Any) -> list[Slice]:
     raise AssertionError
 
 
-def _slice(dataset: Any, frame: int | None, file: Path) -> Slice:
+def _slice(dataset: Dataset, frame: int | None, file: Path) -> Slice:
     def value(sequence: str, name: str) -> Any:
         place = functional_group(dataset, frame, sequence)
         found = getattr(place, name, None) if place is not None else None
@@ -259,7 +262,7 @@ def _tilt(slices: Sequence[Slice], where: str) -> tuple[str, ...]:
     return (text,) if degrees > 0.1 else ()
 
 
-def _planes(dataset: Any, file: Path, frames: Sequence[Slice]) -> Iterator[np.ndarray]:
+def _planes(dataset: Dataset, file: Path, frames: Sequence[Slice]) -> Iterator[np.ndarray]:
     """Decode the frames of a file, which has no pixels any more afterwards."""
     rows, columns = frames[0].size
     found = 0
@@ -276,7 +279,7 @@ def _planes(dataset: Any, file: Path, frames: Sequence[Slice]) -> Iterator[np.nd
             delattr(dataset, name)
 
 
-def decoded_frames(dataset: Any, count: int) -> Iterable[np.ndarray]:
+def decoded_frames(dataset: Dataset, count: int) -> Iterable[np.ndarray]:
     """Decode a file frame by frame; many compressed ones at once: finding each would take a walk through all.
 
     Frames of single bits are decoded at once too, since they need not begin with a byte.

@@ -36,7 +36,7 @@ class GeneratedCase:
 
 
 def write_generated(
-    root: str | Path, cases: Iterable[GeneratedCase], *, made_by: str, values: dict[str, int], **facts: Any
+    root: str | Path, cases: Iterable[GeneratedCase], *, made_by: str, values: dict[str, int], **facts: object
 ) -> Path:
     """Write cases as PNG files with a manifest, replacing an earlier generated folder.
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -15,6 +15,9 @@ from kanscan.data.dicom.picture import read_dicom_picture, read_picture_header
 from kanscan.data.dicom.series import is_named_like_dicom
 from kanscan.data.pictures.limits import check_pixels, open_pillow
 from kanscan.data.readable import readable
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 #: Baseline TIFF, tag 262: how pixels are to be understood.
@@ -126,12 +129,12 @@ def turn(array: np.ndarray, orientation: int) -> np.ndarray:
     return changes[orientation](array) if orientation in changes else array
 
 
-def full_pages(stack: Any) -> list[Any]:
+def full_pages(stack: TiffFile) -> list[TiffPage]:
     """List the pages of an open TIFF that are pictures of their own, not reduced copies of one (a pyramid)."""
     return [page for page in stack.pages if not page.is_reduced] or list(stack.pages)
 
 
-def channel_pages(stack: Any) -> int:
+def channel_pages(stack: TiffFile) -> int:
     """Tell how many pages are the channels of one picture, as OME and ImageJ write them; 0 if they are not."""
     if not (stack.is_ome or stack.is_imagej) or len(stack.series) != 1:
         return 0
@@ -168,7 +171,7 @@ def _decode_tiff(path: Path, frame: int | None) -> Decoded:
     return _tiff_by_pillow(path, frame or 0, None)
 
 
-def _page_size(page: Any) -> tuple[int, int]:
+def _page_size(page: TiffPage) -> tuple[int, int]:
     return int(page.imagelength), int(page.imagewidth)
 
 
@@ -181,7 +184,7 @@ def _tiff_by_pillow(path: Path, frame: int, first: Exception | None) -> Decoded:
         raise (first or second) from None
 
 
-def _from_page(page: Any) -> Decoded:
+def _from_page(page: TiffPage) -> Decoded:
     array = page.asarray()
     if array.ndim == 3 and array.shape[:2] != _page_size(page) and array.shape[1:] == _page_size(page):
         array = np.moveaxis(array, 0, -1)  # channels stored one after the other

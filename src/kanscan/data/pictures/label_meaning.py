@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -158,7 +158,7 @@ def named_values(values: Sequence[int], *, exact: bool, names: Sequence[str] = (
     return LabelMap(standing, "values", {v: k for k, v in enumerate(values)}, snap=not exact)
 
 
-def label_map_from_option(labels: Any, found: LabelValues | None = None) -> LabelMap:
+def label_map_from_option(labels: object, found: LabelValues | None = None) -> LabelMap:
     """Turn the reader option `labels` into a map.
 
     Args:
@@ -208,7 +208,7 @@ def _map_of(named: Mapping[int, str], order: Sequence[int], rule: str, *, snap: 
     return LabelMap(names, rule, classes, snap=snap)
 
 
-def background_first(names: Any) -> tuple[str, ...]:
+def background_first(names: Iterable[str]) -> tuple[str, ...]:
     """List names once each, in their order, the one called background before all others."""
     return tuple(sorted(dict.fromkeys(names), key=lambda name: name != BACKGROUND))
 

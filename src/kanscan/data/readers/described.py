@@ -115,7 +115,7 @@ def inside(root: Path, name: object, where: str) -> Path:
     return found
 
 
-def read_codes(content: Any, label_map: LabelMap, where: str) -> dict[str, tuple[str, str, str]]:
+def read_codes(content: object, label_map: LabelMap, where: str) -> dict[str, tuple[str, str, str]]:
     """Read the codes that a `dataset.json` may give its classes for DICOM, which nnU-Net passes over.
 
     Args:

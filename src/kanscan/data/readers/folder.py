@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from kanscan.data.case import DatasetReader, Survey
 from kanscan.data.dicom.series import is_named_like_dicom, read_header
@@ -54,7 +53,7 @@ class Folder(DatasetReader):
 
     def __init__(
         self,
-        labels: Any = "auto",
+        labels: object = "auto",
         group_pattern: str | None = None,
         channels: int | None = None,
         masks: str | None = None,

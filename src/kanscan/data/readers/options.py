@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from kanscan.data.case import Case
 from kanscan.data.label_map import LabelMap
@@ -36,7 +35,7 @@ class PictureOptions:
 
     def __init__(
         self,
-        labels: Any = "auto",
+        labels: object = "auto",
         group_pattern: str | None = None,
         channels: int | None = None,
         labels_resize: str | None = None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from kanscan.data.case import DatasetReader, Survey
 from kanscan.data.folders import folders, subset_of
@@ -40,7 +39,7 @@ class Paired(DatasetReader):
 
     def __init__(
         self,
-        labels: Any = "auto",
+        labels: object = "auto",
         group_pattern: str | None = None,
         channels: int | None = None,
         labels_resize: str | None = None,

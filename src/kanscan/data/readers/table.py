@@ -6,7 +6,6 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
 from kanscan.data.folders import inside, squeeze
@@ -63,7 +62,7 @@ class Table(DatasetReader):
     """
 
     def __init__(
-        self, file: str | None = None, labels: Any = "auto", labels_resize: str | None = None, outside: bool = False
+        self, file: str | None = None, labels: object = "auto", labels_resize: str | None = None, outside: bool = False
     ) -> None:
         self.file, self.labels, self.labels_resize, self.outside = file, labels, labels_resize, outside
         self.label_map = LabelMap()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from kanscan.data.case import Case, DatasetReader, LabelMap, Survey
 from kanscan.data.folders import IMAGE_FOLDERS, LABEL_FOLDERS, child
@@ -46,7 +45,7 @@ class Volumes(DatasetReader):
 
     def __init__(
         self,
-        labels: Any = "auto",
+        labels: object = "auto",
         group_pattern: str | None = None,
         channel_name: str = "",
         fill_nan: float | None = None,
@@ -162,7 +161,7 @@ def _map_of_values(found: set[int]) -> LabelMap:
     return named_values(values, exact=True)
 
 
-def _map_from_option(labels: Any) -> LabelMap:
+def _map_from_option(labels: object) -> LabelMap:
     if not isinstance(labels, Mapping):
         raise ValueError(f"labels must be auto or a mapping of stored values to class names, got {labels!r}")
     return label_map_from_json({str(value): name for value, name in labels.items()}, "the reader option labels")

@@ -131,7 +131,7 @@ def _place(
     return dict(change(item))
 
 
-def _angles(how: VolumeAugmentation, size: Sequence[int], random: np.random.Generator) -> Any:
+def _angles(how: VolumeAugmentation, size: Sequence[int], random: np.random.Generator) -> float | tuple[float, ...]:
     def draw(degrees: float) -> float:
         return float(np.deg2rad(random.uniform(-degrees, degrees)))
 
@@ -177,6 +177,6 @@ def _center(tensor: Tensor, size: Sequence[int]) -> Tensor:
     return tensor[(slice(None), *(slice(s, s + n) for s, n in zip(starts, size, strict=True)))]
 
 
-def _plain(tensor: Any) -> Tensor:
+def _plain(tensor: Tensor | np.ndarray) -> Tensor:
     # MONAI returns tensors that carry their history; that would travel through every later operation.
     return torch.as_tensor(tensor.as_tensor() if hasattr(tensor, "as_tensor") else tensor).contiguous()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def read_itk(path: Path) -> Volume:
         raise ValueError(f"cannot read {path}: {_reason(error)}") from None
 
 
-def _read(path: Path, itk: Any) -> Volume:
+def _read(path: Path, itk: ModuleType) -> Volume:
     reader = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
     if reader is None:
         raise ValueError(f"cannot read {path}: it is damaged, or no MetaImage or NRRD")
@@ -65,7 +66,7 @@ def _read(path: Path, itk: Any) -> Volume:
     return Volume(array[..., 0] if array.shape[-1] == 1 else array, affine, None, str(path))
 
 
-def _vectors(path: Path, itk: Any, dims: int) -> Any:
+def _vectors(path: Path, itk: ModuleType, dims: int) -> Any:
     if dims != 3:
         raise ValueError(f"cannot read {path}: it holds vectors at several times; keep one time, or one channel")
     reader = itk.ImageFileReader[itk.VectorImage[itk.F, 3]].New(FileName=str(path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from kanscan.data.limits import check_voxels
 from kanscan.data.optional_imports import nibabel_module
 from kanscan.data.volume import Volume, same_grid
 from kanscan.files import atomic
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img", ".hdr")
 #: Millimeters in NIfTI's units of length; files that name none mean millimeters.
@@ -81,7 +84,9 @@ def read_nifti(path: Path) -> Volume:
     return Volume(array, affine, header, str(path), notes=notes, step=step)
 
 
-def write_label_volume(path: str | Path, label: np.ndarray, affine: np.ndarray, header: Any = None) -> Path:
+def write_label_volume(
+    path: str | Path, label: np.ndarray, affine: np.ndarray, header: Nifti1Header | None = None
+) -> Path:
     """Write a label map as NIfTI, atomically; uint8 where the values allow it, else uint16.
 
     Args:
@@ -121,7 +126,7 @@ def write_label_volume(path: str | Path, label: np.ndarray, affine: np.ndarray, 
     return path
 
 
-def _drop_sheared_qform(header: Any, shape: tuple[int, ...]) -> None:
+def _drop_sheared_qform(header: Nifti1Header, shape: tuple[int, ...]) -> None:
     """Take back a qform that stands for a sheared sform: it cannot hold shear, and some readers prefer it."""
     if header["sform_code"] <= 0 or header["qform_code"] <= 0:
         return
