@@ -14,6 +14,7 @@ from kanscan.data.volumes.grid import Arrangement, resample_image
 from kanscan.data.volumes.plan import VolumePlan
 from kanscan.data.volumes.preparation import Prepared
 from kanscan.inference import VolumePredictor
+from kanscan.inference.torch_network import TorchNetwork
 from kanscan.inference.volumes import choose_classes, restored_slices
 from kanscan.inference.windows import sliding_slabs, window_starts, window_weights
 from kanscan.models.base import SegmentationModel
@@ -40,6 +41,18 @@ class Threshold(SegmentationModel):
         if self.out_channels == 1:
             return (x - 0.3) * self.weight
         return torch.cat([torch.zeros_like(x), x - 0.3, 2 * x - 0.9], dim=1) * self.weight
+
+
+def torch_threshold(**options) -> TorchNetwork:
+    return TorchNetwork(Threshold(**options))
+
+
+def on_arrays(network: torch.nn.Module):
+    def call(x):
+        with torch.inference_mode():
+            return network(torch.from_numpy(x)).numpy()
+
+    return call
 
 
 def plan(patch=(8, 8, 8), spacing=(1.0, 1.0, 1.0), slice_axis=None) -> VolumePlan:
@@ -79,7 +92,7 @@ def test_a_prediction_lies_in_the_grid_of_its_image(name, flips):
     spacing = tuple(nibabel.affines.voxel_sizes(affine)[list((2, 1, 0))])
     if name == "turned":
         spacing = (1.0, 1.0, 1.0)
-    serve = VolumePredictor(Threshold(), plan(spacing=spacing), ("background", "a", "b"), flips=flips)
+    serve = VolumePredictor(torch_threshold(), plan(spacing=spacing), ("background", "a", "b"), flips=flips)
     found = serve(volume)
     assert found.label.dtype == np.uint8
     assert found.label.shape == shape
@@ -90,7 +103,7 @@ def test_an_anisotropic_volume_comes_back_from_another_spacing():
     label = np.zeros((30, 28, 8), np.uint8)
     label[8:22, 8:20, 2:6] = 1
     volume = Volume(picture(label), np.diag([1.0, 1, 4, 1]))
-    serve = VolumePredictor(Threshold(), plan(spacing=(2.0, 2.0, 2.0)), ("background", "a", "b"))
+    serve = VolumePredictor(torch_threshold(), plan(spacing=(2.0, 2.0, 2.0)), ("background", "a", "b"))
     found = serve(volume, probabilities=True)
     overlap = 2 * ((found.label == 1) & (label == 1)).sum() / ((found.label == 1).sum() + (label == 1).sum())
     assert overlap > 0.9
@@ -102,7 +115,7 @@ def test_voxels_outside_the_content_are_background():
     label = labelled((12, 12, 12))
     image = picture(label)
     image[:, :, :3] = 0
-    serve = VolumePredictor(Threshold(), plan(), ("background", "a", "b"))
+    serve = VolumePredictor(torch_threshold(), plan(), ("background", "a", "b"))
     found = serve(Volume(image, np.eye(4)), probabilities=True)
     label[:, :, :3] = 0
     assert np.array_equal(found.label, label)
@@ -114,7 +127,7 @@ def test_one_logit_and_slices():
     volume = Volume(picture(label), np.diag([1.0, 1, 5, 1]))
     model = Threshold(spatial_dims=2, out_channels=1)
     cut = plan((1, 8, 8), (5.0, 1.0, 1.0), slice_axis=0)
-    serve = VolumePredictor(model, cut, ("background", "lesion"), flips=True)
+    serve = VolumePredictor(TorchNetwork(model), cut, ("background", "lesion"), flips=True)
     found = serve(volume, probabilities=True)
     assert np.array_equal(found.label, label)
     assert found.probabilities.shape[0] == 2
@@ -122,13 +135,13 @@ def test_one_logit_and_slices():
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="1 channels of 2D images, the plan gives 1 of 3D"):
-        VolumePredictor(Threshold(spatial_dims=2), plan(), ("background", "a", "b"))
+        VolumePredictor(torch_threshold(spatial_dims=2), plan(), ("background", "a", "b"))
     with pytest.raises(ValueError, match="3 output channels tells 3 classes"):
-        VolumePredictor(Threshold(), plan(), ("background", "a"))
-    serve = VolumePredictor(Threshold(), plan(), ("background", "a", "b"))
+        VolumePredictor(torch_threshold(), plan(), ("background", "a"))
+    serve = VolumePredictor(torch_threshold(), plan(), ("background", "a", "b"))
     with pytest.raises(ValueError, match="two has 2 channels, the network takes 1"):
         serve(Volume(np.ones((4, 4, 4, 2)), np.eye(4), path="two"))
-    serve.model.weight.data.fill_(float("nan"))
+    serve.network.model.weight.data.fill_(float("nan"))
     with pytest.raises(ValueError, match="the network answered with NaN"):
         serve(Volume(np.ones((4, 4, 4)), np.eye(4)))
 
@@ -141,7 +154,7 @@ def test_windows_lie_and_weigh_as_nnunets():
             for axis in range(3):
                 size, window = int(golden[f"image_{k}"][axis]), int(golden[f"tile_{k}"][axis])
                 assert window_starts(size, window, 1 - step) == golden[f"steps_{k}_{step}_ax{axis}"].tolist()
-    assert np.abs(window_weights((48, 40)).numpy() - golden["gaussian_48x40"]).max() < 1e-5
+    assert np.abs(window_weights((48, 40)) - golden["gaussian_48x40"]).max() < 1e-5
     assert window_starts(5, 1) == [0, 1, 2, 3, 4]
 
 
@@ -149,23 +162,22 @@ def test_windows_of_a_network_without_context_give_what_the_whole_gives():
     torch.manual_seed(0)
     network = torch.nn.Conv3d(2, 3, 1).eval()
     image = torch.randn(2, 17, 9, 26)
-    with torch.inference_mode():
-        ours = np.concatenate(list(sliding_slabs(image.numpy(), (8, 8, 12), network, batch_size=3)), axis=1)
-        assert np.abs(ours - network(image[None])[0].numpy()).max() < 1e-5
+    ours = np.concatenate(list(sliding_slabs(image.numpy(), (8, 8, 12), on_arrays(network), batch_size=3)), axis=1)
+    assert np.abs(ours - on_arrays(network)(image[None].numpy())[0]).max() < 1e-5
 
 
 def test_slices_are_handed_out_as_soon_as_no_window_changes_them():
     image = np.random.default_rng(0).normal(size=(1, 40, 9, 12)).astype(np.float32)
-    network, seen, depths = Threshold(), [], []
+    network, seen, depths, told = torch_threshold(), [], [], []
 
     def noted(x):
         seen.append(len(x))
         return network(x)
 
-    with torch.inference_mode():
-        for slab in sliding_slabs(image, (8, 8, 8), noted):
-            depths.append((len(seen), slab.shape[1]))
-            assert slab.shape == (3, depths[-1][1], 9, 12)
+    for slab in sliding_slabs(image, (8, 8, 8), noted, progress=lambda *counts: told.append(counts)):
+        depths.append((len(seen), slab.shape[1]))
+        assert slab.shape == (3, depths[-1][1], 9, 12)
+    assert told == [(k + 1, 36) for k in range(36)]
     # Windows start every four slices, four side by side: the first four slices are done before the volume is seen.
     assert depths[0] == (4, 4)
     assert depths[-1] == (36, 8)
@@ -178,9 +190,8 @@ def test_windows_that_go_together_or_lie_in_padding_give_the_same(shape, batch_s
     torch.manual_seed(0)
     network = torch.nn.Conv3d(1, 2, 3, padding=1).eval()
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
-    with torch.inference_mode():
-        one = np.concatenate(list(sliding_slabs(image, (8, 8, 8), network)), axis=1)
-        many = np.concatenate(list(sliding_slabs(image, (8, 8, 8), network, batch_size=batch_size)), axis=1)
+    one = np.concatenate(list(sliding_slabs(image, (8, 8, 8), on_arrays(network))), axis=1)
+    many = np.concatenate(list(sliding_slabs(image, (8, 8, 8), on_arrays(network), batch_size=batch_size)), axis=1)
     assert one.shape == (2, *shape)
     assert np.abs(one - many).max() < 1e-5
 

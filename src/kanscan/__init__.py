@@ -21,7 +21,7 @@ _FACE = {
     "Recipe": "kanscan.config.recipe",
     "Run": "kanscan.run",
     "create_model": "kanscan.models",
-    "load_predictor": "kanscan.pipelines",
+    "load_predictor": "kanscan.workflows.predictable",
     "load_recipe": "kanscan.config.recipe",
     "load_released": "kanscan.models",
     "released_state_dict": "kanscan.models",
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from kanscan.data import READERS
     from kanscan.inference import Predictor
     from kanscan.models import MODELS, create_model, load_released, released_state_dict
-    from kanscan.pipelines import load_predictor
     from kanscan.run import Run
+    from kanscan.workflows.predictable import load_predictor
 
 
 def __getattr__(name: str) -> object:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from kanscan import load_predictor
 from kanscan.commands.explain import CHAPTERS, explain
 from kanscan.commands.train import train
 from kanscan.data.made.synthetic import write_ultrasound
 from kanscan.explanation.chapters import learned
-from kanscan.pipelines import load_predictor
 
 TINY = [
     "model.options.channels=[16,16,24]",
@@ -60,7 +60,7 @@ def test_a_page_with_everything_the_network_allows(run: Path, tmp_path: Path) ->
 
 def test_the_pruned_run_predicts_with_half_of_the_edges(run: Path, pictures: Path, tmp_path: Path) -> None:
     result = explain(run, output=tmp_path / "out", only=["splines"], cases=2, prune=0.5)
-    whole, pruned = (load_predictor(path, device="cpu").model for path in (run, result.pruned))
+    whole, pruned = (load_predictor(path, device="cpu").network.model for path in (run, result.pruned))
     layers = [m for m in pruned.modules() if hasattr(m, "spline_weight")]
     edges = sum(m.base_weight.numel() for m in layers)
     assert sum(int((m.base_weight == 0).sum()) for m in layers) == round(edges / 2)

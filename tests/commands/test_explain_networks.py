@@ -15,13 +15,13 @@ from safetensors.torch import save_file
 
 from commands.made import make_data
 from data.made_volumes import TINY_RUN, make_msd
+from kanscan import load_predictor
 from kanscan.commands.explain import CHAPTERS, explain
 from kanscan.commands.train import train
 from kanscan.explanation import sheets
 from kanscan.explanation.chapters import certainty, learned, looking, receiving
 from kanscan.models import MODELS
 from kanscan.models.base import SegmentationModel
-from kanscan.pipelines import load_predictor
 from kanscan.run import Run
 from kanscan.run.facts import FORMAT_VERSION, NetworkFacts, VolumeFacts
 
@@ -208,7 +208,7 @@ def test_a_network_that_generates(tmp_path: Path) -> None:
 def test_a_pruned_run_of_volumes_or_pictures_predicts(pictures: Run, tmp_path: Path) -> None:
     shared = with_network(pictures, "all_ukan", tmp_path / "run", in_channels=3, out_channels=1)
     result = explain(shared.path, output=tmp_path / "out", only=["splines"], cases=1, prune=0.5, device="cpu")
-    model = load_predictor(result.pruned, device="cpu").model
+    model = load_predictor(result.pruned, device="cpu").network.model
     layers = [m for m in model.modules() if hasattr(m, "spline_weight")]
     gone = sum(int((m.spline_weight == 0).all(-1).sum()) for m in layers)
     assert gone == round(sum(len(m.spline_weight) for m in layers) / 2)

@@ -135,9 +135,9 @@ def test_what_cannot_be_read_is_told_at_the_end_and_the_others_go_on(run, tmp_pa
 
 
 def test_a_wrong_channel_count_is_told_with_the_file(run, tmp_path, monkeypatch):
-    from kanscan.pipelines import pictures
+    from kanscan.inference import picture_files
 
-    monkeypatch.setattr(pictures, "read_case_image", lambda case: np.zeros((20, 20, 5), np.uint8))
+    monkeypatch.setattr(picture_files, "read_case_image", lambda case: np.zeros((20, 20, 5), np.uint8))
     done = predict(run, [tmp_path / "images" / "p00_v0.png"], output=tmp_path / "out")
     assert "p00_v0.png: the image has 5 channels, the network takes 3" in done.errors[0]
 

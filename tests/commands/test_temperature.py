@@ -10,11 +10,11 @@ import pytest
 
 from commands.made import make_data, make_run
 from data.made_volumes import TINY_RUN, make_msd
+from kanscan import load_predictor
 from kanscan.commands.explain import explain
 from kanscan.commands.predict import predict
 from kanscan.commands.train import train
 from kanscan.data.pictures.files import read_image
-from kanscan.pipelines import load_predictor
 from kanscan.run import Run
 
 

@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from kanscan import load_predictor
 from kanscan.commands.train import train
 from kanscan.data.made.synthetic import write_ultrasound
-from kanscan.pipelines import evaluation_cases, load_predictor
+from kanscan.pipelines import evaluation_cases
 from kanscan.run import Run
 
 TINY = ["model.options.channels=[16,16,24]", "data.image_size=[32,32]", "trainer.batch_size=4", "trainer.device=cpu"]

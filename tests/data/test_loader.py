@@ -82,7 +82,7 @@ def test_the_cache_changes_nothing_but_reading(source):
 def test_without_augmentation_the_item_is_the_prepared_picture(source):
     item = dataset(source, augmentation="none")[1]
     raw = np.asarray(Image.open(source[0][1].images[0]))
-    assert torch.equal(item["image"], Preprocessing(1, (32, 32))(raw))
+    assert np.array_equal(item["image"].numpy(), Preprocessing(1, (32, 32))(raw))
 
 
 def test_joined_sets_serve_the_items_of_their_parts_in_a_row(source):

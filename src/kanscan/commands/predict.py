@@ -41,7 +41,8 @@ def predict(
     the listed values for several classes. A picture that cannot be read is told at the end; the others go on.
 
     Args:
-        run: Folder that train wrote; nothing else of the training is needed.
+        run: Folder that train or export wrote; nothing else of the training is needed, of what export wrote
+            not even torch.
         images: Pictures or volumes, or folders of them.
         output: Folder of the label maps.
         overlays: Also write NAME_overlay.png, the label map drawn over the picture.
@@ -69,12 +70,12 @@ def predict(
         >>> done = predict("runs/demo", ["scan.png"], output="out")  # doctest: +SKIP
         >>> done.files  # doctest: +SKIP
     """
-    from kanscan.run import Run
+    from kanscan.workflows.predictable import open_predictable
 
     if values not in VALUES:
         raise ValueError(unknown("kind of values", values, VALUES))
     inputs = [images] if isinstance(images, str | Path) else images
-    opened = Run.open(run)
+    opened = open_predictable(run)
     # What is not there is told before torch is loaded, which takes seconds; patterns are looked up later.
     missing = next((p for p in map(Path, inputs) if not p.exists() and not set("*?[") & set(str(p))), None)
     if missing is not None:

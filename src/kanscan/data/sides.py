@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+#: Of a volume's D, H, W: the axis from left to right.
+SIDES = 2
+
 _LEFT, _RIGHT = ("left", "lh", "l"), ("right", "rh", "r")
 
 

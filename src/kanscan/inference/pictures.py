@@ -6,15 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
+from kanscan.data.pictures.resizing import resize_image
 from kanscan.data.pictures.transforms import Preprocessing
+from kanscan.inference.network import Network, finite
 from kanscan.inference.prediction import Prediction, Predictor
+from kanscan.inference.windows import Progress
 from kanscan.metrics.logits import legal_size, likeliest, pad_to, probabilities
-from kanscan.models.base import SegmentationModel
 
 
 class PicturePredictor(Predictor[NDArray]):
@@ -25,53 +24,56 @@ class PicturePredictor(Predictor[NDArray]):
     pixels up to the next multiple of the network's stride, and the result is cropped back.
 
     Args:
-        model: Network; put into evaluation mode.
+        network: Maps arrays to logits, such as a `TorchNetwork` or an `OnnxNetwork`.
         preprocessing: As in training.
         class_names: One a class, background first; two for a network with one logit.
-        device: "cpu", "cuda", "cuda:1", "mps".
         flips: Average the probabilities over the four flips of the picture.
 
     Raises:
         ValueError: The channels of network and preprocessing, or its logits and the class names, do not fit.
 
     Example:
+        >>> from kanscan.inference.torch_network import TorchNetwork
         >>> from kanscan.models import create_model
-        >>> model = create_model("ukan", preset="small")
-        >>> predictor = PicturePredictor(model, Preprocessing(image_size=(64, 64)), ("background", "lesion"))
+        >>> network = TorchNetwork(create_model("ukan", preset="small"))
+        >>> predictor = PicturePredictor(network, Preprocessing(image_size=(64, 64)), ("background", "lesion"))
         >>> predictor(np.zeros((50, 70, 3), np.uint8)).label.shape
         (50, 70)
     """
 
     def __init__(
         self,
-        model: SegmentationModel,
+        network: Network,
         preprocessing: Preprocessing,
         class_names: Sequence[str],
         *,
-        device: str | torch.device = "cpu",
         flips: bool = False,
     ) -> None:
-        if preprocessing.channels != model.in_channels:
+        if preprocessing.channels != network.in_channels:
             raise ValueError(
-                f"the preprocessing gives {preprocessing.channels} channels, the network takes {model.in_channels}"
+                f"the preprocessing gives {preprocessing.channels} channels, the network takes {network.in_channels}"
             )
-        if model.spatial_dims != 2:
-            raise ValueError(f"a predictor of pictures needs a 2D network, got one for {model.spatial_dims}D images")
-        super().__init__(model, class_names, device, flips)
+        if network.spatial_dims != 2:
+            raise ValueError(f"a predictor of pictures needs a 2D network, got one for {network.spatial_dims}D images")
+        super().__init__(network, class_names, flips)
         self.preprocessing = preprocessing
         self.image_size = preprocessing.image_size
 
-    def __call__(self, image: NDArray, *, probabilities: bool = True) -> Prediction:
+    def __call__(self, image: NDArray, *, probabilities: bool = True, progress: Progress | None = None) -> Prediction:
         """Predict one picture.
 
         Args:
             image: `(H, W)` or `(H, W, C)`, as `kanscan.data.pictures.files.read_image` gives it.
             probabilities: They cost nothing more and come in any case.
+            progress: Told once, at the end: pictures are seen whole.
 
         Raises:
             ValueError: The picture has NaN or a channel count that cannot be served.
         """
-        return next(self.stream([image]))
+        found = next(self.stream([image]))
+        if progress is not None:
+            progress(1, 1)
+        return found
 
     @property
     def takes(self) -> Preprocessing:
@@ -95,7 +97,7 @@ class PicturePredictor(Predictor[NDArray]):
             for image, answer in zip(batch, self._run(prepared), strict=True):
                 yield self._finish(answer, (int(image.shape[0]), int(image.shape[1])))
 
-    def prepare(self, image: NDArray) -> Tensor:
+    def prepare(self, image: NDArray) -> NDArray[np.float32]:
         """Check a picture and bring it to what the network takes, `(C, h, w)`.
 
         Raises:
@@ -117,53 +119,42 @@ class PicturePredictor(Predictor[NDArray]):
             )
         return self._padded(self.preprocessing(image))
 
-    def _padded(self, x: Tensor) -> Tensor:
+    def _padded(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.preprocessing.image_size is not None:
             return x
-        return pad_to(x, legal_size(x.shape[-2:], self.model.stride))
+        return pad_to(x, legal_size(x.shape[-2:], self.network.stride))
 
-    @torch.inference_mode()
-    def _run(self, prepared: Sequence[Tensor]) -> list[Tensor]:
+    def _run(self, prepared: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Return `(K, h, w)` probabilities of each picture; pictures of one size go through together.
 
         With a temperature those scaled by it follow: `(2 K, h, w)`.
         """
-        results: dict[int, Tensor] = {}
-        for shape in {tuple(x.shape) for x in prepared}:
-            places = [i for i, x in enumerate(prepared) if tuple(x.shape) == shape]
-            answers = self._probabilities(torch.stack([prepared[i] for i in places]).to(self.device))
-            results.update(zip(places, answers.cpu(), strict=True))
+        results: dict[int, NDArray[np.float32]] = {}
+        for shape in {x.shape for x in prepared}:
+            places = [i for i, x in enumerate(prepared) if x.shape == shape]
+            answers = self._probabilities(np.stack([prepared[i] for i in places]))
+            results.update(zip(places, answers, strict=True))
         return [results[i] for i in range(len(prepared))]
 
-    def _probabilities(self, x: Tensor) -> Tensor:
-        flips: list[list[int]] = [[], [-1], [-2], [-2, -1]] if self.flips else [[]]
-        mean = torch.stack([self._of_logits(self.model(x.flip(axes))).flip(axes) for axes in flips]).mean(0)
-        if not torch.isfinite(mean).all():
-            raise ValueError(
-                "the network answered with NaN; its weights are damaged or the normalization is not the one of training"
-            )
-        return mean
+    def _probabilities(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        flips: list[tuple[int, ...]] = [(), (-1,), (-2,), (-2, -1)] if self.flips else [()]
+        seen = (self._of_logits(finite(self.network(np.ascontiguousarray(np.flip(x, axes))))) for axes in flips)
+        return np.stack([np.flip(one, axes) for one, axes in zip(seen, flips, strict=True)]).mean(0)
 
-    def _of_logits(self, logits: Tensor) -> Tensor:
+    def _of_logits(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         plain = probabilities(logits)
         if self.temperature == 1:
             return plain
-        return torch.cat([plain, probabilities(logits.float() / self.temperature)], dim=1)
+        return np.concatenate([plain, probabilities(logits / np.float32(self.temperature))], axis=1)
 
-    def _finish(self, answer: Tensor, size: tuple[int, int]) -> Prediction:
+    def _finish(self, answer: NDArray[np.float32], size: tuple[int, int]) -> Prediction:
         if self.preprocessing.image_size is None:
             answer = full = answer[:, : size[0], : size[1]]
-        elif tuple(answer.shape[1:]) == size:
-            full = answer
         else:
-            full = F.interpolate(answer[None], size=size, mode="bilinear", align_corners=False)[0]
+            full = answer if answer.shape[1:] == size else resize_image(answer, size)
         classes = len(self.class_names)
         return Prediction(
-            label=_chosen(full[:classes]),
-            probabilities=full[-classes:].contiguous().numpy(),
-            network_label=_chosen(answer[:classes]),
+            label=likeliest(full[:classes], axis=0).astype(np.uint8),
+            probabilities=np.ascontiguousarray(full[-classes:]),
+            network_label=likeliest(answer[:classes], axis=0).astype(np.uint8),
         )
-
-
-def _chosen(probabilities: Tensor) -> NDArray[np.uint8]:
-    return likeliest(probabilities, axis=0).to(torch.uint8).numpy()

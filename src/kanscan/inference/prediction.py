@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from kanscan.inference.network import Network
+from kanscan.inference.windows import Progress
 from kanscan.metrics.logits import num_classes
-from kanscan.models.base import SegmentationModel
 
 Image = TypeVar("Image", contravariant=True)
 
@@ -38,9 +38,8 @@ class Predictor(ABC, Generic[Image]):
     """Image in, label map out: all that was done to images in training, and the way back.
 
     Args:
-        model: Network; put into evaluation mode.
+        network: Maps arrays to logits.
         class_names: One a class, background first; two for a network with one logit.
-        device: "cpu", "cuda", "cuda:1", "mps".
         flips: Average over the mirrorings of the image.
 
     Raises:
@@ -50,17 +49,14 @@ class Predictor(ABC, Generic[Image]):
     #: (height, width) that the network sees, or None where it depends on the image.
     image_size: tuple[int, int] | None = None
 
-    def __init__(
-        self, model: SegmentationModel, class_names: Sequence[str], device: str | torch.device, flips: bool
-    ) -> None:
-        expected = num_classes(model.out_channels)
+    def __init__(self, network: Network, class_names: Sequence[str], flips: bool) -> None:
+        expected = num_classes(network.out_channels)
         if len(class_names) != expected:
             raise ValueError(
-                f"a network with {model.out_channels} output channel{'s' * (model.out_channels > 1)} tells "
+                f"a network with {network.out_channels} output channel{'s' * (network.out_channels > 1)} tells "
                 f"{expected} classes apart, got {len(class_names)} names: {', '.join(class_names)}"
             )
-        self.device = torch.device(device)
-        self.model = model.to(self.device).eval()
+        self.network = network
         self.class_names = tuple(class_names)
         self.flips = flips
         #: Divides the logits that probabilities are made of; classes are chosen without it, so labels never change.
@@ -77,12 +73,13 @@ class Predictor(ABC, Generic[Image]):
         return self
 
     @abstractmethod
-    def __call__(self, image: Image, *, probabilities: bool = False) -> Prediction:
+    def __call__(self, image: Image, *, probabilities: bool = False, progress: Progress | None = None) -> Prediction:
         """Predict one image.
 
         Args:
             image: Picture or volume, as its reader gives it.
             probabilities: Return them too.
+            progress: Told how many parts of how many are done; what it raises stops the work.
 
         Raises:
             ValueError: The image does not suit the network.

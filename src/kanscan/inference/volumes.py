@@ -6,19 +6,17 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-from kanscan.data.sides import names_sides
+from kanscan.data.sides import SIDES, names_sides
 from kanscan.data.volume import Volume
 from kanscan.data.volumes.grid import Triple, resample_image
-from kanscan.data.volumes.patches import SIDES
 from kanscan.data.volumes.plan import VolumePlan
 from kanscan.data.volumes.preparation import Prepared, prepare_volume, restore_label
+from kanscan.inference.network import Network
 from kanscan.inference.prediction import Prediction, Predictor
-from kanscan.inference.windows import sliding_slabs
+from kanscan.inference.windows import Progress, sliding_slabs
 from kanscan.metrics.logits import labels, probabilities
-from kanscan.models.base import SegmentationModel
 
 
 class VolumePredictor(Predictor[Volume]):
@@ -29,10 +27,9 @@ class VolumePredictor(Predictor[Volume]):
     depth, however many slices there are.
 
     Args:
-        model: Network; put into evaluation mode. A 2D network sees slice after slice.
+        network: Maps arrays to logits, such as a `TorchNetwork` or an `OnnxNetwork`. A 2D network sees slices.
         plan: As in training.
         class_names: One a class, background first; two for a network with one logit.
-        device: "cpu", "cuda", "cuda:1", "mps".
         flips: Average the logits over all mirrorings, but not of left and right where class names tell them apart.
         overlap: Of neighboring windows.
 
@@ -42,48 +39,47 @@ class VolumePredictor(Predictor[Volume]):
 
     def __init__(
         self,
-        model: SegmentationModel,
+        network: Network,
         plan: VolumePlan,
         class_names: Sequence[str],
         *,
-        device: str | torch.device = "cpu",
         flips: bool = False,
         overlap: float = 0.5,
     ) -> None:
-        if model.spatial_dims != plan.spatial_dims or model.in_channels != plan.network_channels:
+        if network.spatial_dims != plan.spatial_dims or network.in_channels != plan.network_channels:
             raise ValueError(
-                f"the network takes {model.in_channels} channels of {model.spatial_dims}D images, the plan gives "
+                f"the network takes {network.in_channels} channels of {network.spatial_dims}D images, the plan gives "
                 f"{plan.network_channels} of {plan.spatial_dims}D images"
             )
-        super().__init__(model, class_names, device, flips)
+        super().__init__(network, class_names, flips)
         self.plan, self.overlap = plan, overlap
 
-    def __call__(self, volume: Volume, *, probabilities: bool = False) -> Prediction:
+    def __call__(self, volume: Volume, *, probabilities: bool = False, progress: Progress | None = None) -> Prediction:
         """Predict one volume.
 
         Args:
             volume: As `kanscan.data.volumes.formats.read_volume` gives it.
             probabilities: Return them too; all classes are then held in memory.
+            progress: See `sliding_slabs`.
 
         Raises:
             ValueError: The volume has another number of channels than the network.
         """
         prepared = prepare_volume(volume, self.plan)
-        with torch.inference_mode():
-            slabs = sliding_slabs(
-                prepared.image,
-                self.plan.patch_size,
-                self._logits,
-                overlap=self.overlap,
-                # Slices are small: several go through together.
-                batch_size=1 if self.plan.slice_axis is None else 8,
-                device=self.device,
-            )
-            back = restored_slices(slabs, prepared)
-            if not probabilities:
-                label = restore_label(choose_classes(back, prepared.box_size), prepared)
-                return Prediction(label, None, label)
-            logits = np.stack([plane.copy() for plane in back], axis=1)
+        slabs = sliding_slabs(
+            prepared.image,
+            self.plan.patch_size,
+            self._logits,
+            overlap=self.overlap,
+            # Slices are small: several go through together.
+            batch_size=1 if self.plan.slice_axis is None else 8,
+            progress=progress,
+        )
+        back = restored_slices(slabs, prepared)
+        if not probabilities:
+            label = restore_label(choose_classes(back, prepared.box_size), prepared)
+            return Prediction(label, None, label)
+        logits = np.stack([plane.copy() for plane in back], axis=1)
         chosen = choose_classes((logits[:, k] for k in range(logits.shape[1])), prepared.box_size)
         label = restore_label(chosen, prepared)
         return Prediction(label, self._probabilities(logits, prepared), label)
@@ -98,22 +94,26 @@ class VolumePredictor(Predictor[Volume]):
         """Give it back: the papers judge volumes in their own grid."""
         return label
 
-    def _logits(self, x: Tensor) -> Tensor:
+    def _logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         axis = self.plan.slice_axis
         if axis is not None:
             x = x.squeeze(axis + 2)
-        x = x.repeat(1, self.plan.copies, *[1] * (x.ndim - 2))
+        x = x.repeat(self.plan.copies, axis=1)  # several only of a lone channel
         dims = tuple(range(2, x.ndim))
         mirrored = [dims[:0]]
         if self.flips:
             # The last axis runs from left to right.
             allowed = dims[:-1] if axis != SIDES and names_sides(self.class_names) else dims
             mirrored = [c for n in range(len(allowed) + 1) for c in itertools.combinations(allowed, n)]
-        logits = torch.stack([self.model(x.flip(axes)).flip(axes) for axes in mirrored]).mean(0)
-        return logits if axis is None else logits.unsqueeze(axis + 2)
+        seen = (np.flip(self.network(np.ascontiguousarray(np.flip(x, axes))), axes) for axes in mirrored)
+        logits: NDArray[np.float32] = next(seen).copy()
+        for one in seen:
+            logits += one
+        logits /= len(mirrored)
+        return logits if axis is None else np.expand_dims(logits, axis + 2)
 
     def _probabilities(self, logits: np.ndarray, prepared: Prepared) -> np.ndarray:
-        inside = probabilities(torch.from_numpy(logits) / self.temperature, axis=0).numpy()
+        inside = probabilities(logits / np.float32(self.temperature), axis=0)
         out = [restore_label(one, prepared) for one in inside]
         outside = restore_label(np.ones(prepared.box_size, np.uint8), prepared) == 0
         out[0][outside] = 1

@@ -11,8 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
+
+from kanscan.inference.network import finite
+
+#: Told how many windows of how many are done.
+Progress = Callable[[int, int], None]
 
 #: Slices handed out together.
 _SLICES = 8
@@ -38,7 +42,7 @@ def window_starts(size: int, window: int, overlap: float = 0.5) -> list[int]:
 
 
 @lru_cache(4)
-def window_weights(window: tuple[int, ...]) -> Tensor:
+def window_weights(window: tuple[int, ...]) -> NDArray[np.float32]:
     """Weigh the voxels of a window by a Gaussian about its middle, of an eighth of its side, at most 10, never 0."""
     from scipy.ndimage import gaussian_filter
 
@@ -47,17 +51,17 @@ def window_weights(window: tuple[int, ...]) -> Tensor:
     weights = gaussian_filter(impulse, [n / 8 for n in window], mode="constant", cval=0)
     weights = (weights / weights.max() * 10).astype(np.float32)
     weights[weights == 0] = weights[weights > 0].min()
-    return torch.from_numpy(weights)
+    return weights
 
 
 def sliding_slabs(
     image: np.ndarray,
     window: tuple[int, int, int],
-    network: Callable[[Tensor], Tensor],
+    network: Callable[[NDArray[np.float32]], NDArray[np.float32]],
     *,
     overlap: float = 0.5,
     batch_size: int = 1,
-    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
 ) -> Iterator[np.ndarray]:
     """Run a network over a volume, window by window, and hand out the slices that no window will change any more.
 
@@ -70,7 +74,7 @@ def sliding_slabs(
         network: Maps `(B, C, *window)` to logits `(B, K, *window)`.
         overlap: See `window_starts`.
         batch_size: Windows that go through the network together.
-        device: Where the network is.
+        progress: Told how many windows of how many are done, after each batch; what it raises stops the work.
 
     Yields:
         Logits `(K, n, H, W)` float32 of the next slices along D; all of them make `(K, D, H, W)`.
@@ -81,14 +85,18 @@ def sliding_slabs(
     axes = [window_starts(n, w, overlap) for n, w in zip(padded.shape[1:], window, strict=True)]
     places = list(itertools.product(*axes))
     batches = [places[start : start + batch_size] for start in range(0, len(places), batch_size)]
-    weights = window_weights(tuple(window)).numpy()
+    weights = window_weights(tuple(window))
     held = window[0] + max(batch[-1][0] - batch[0][0] for batch in batches)
     inside = tuple(slice(low, low + n) for (low, _), n in zip(padding[1:], size[1:], strict=True))
     first, last = padding[0][0], padding[0][0] + size[0]
     base, total = 0, np.zeros((held, *padded.shape[2:]), np.float32)
     sums: np.ndarray = np.zeros((0, *total.shape), np.float32)
+    seen = 0
     for batch, following in zip(batches, [*batches[1:], None], strict=True):
-        logits = _logits(network, padded, batch, window, device)
+        logits = finite(network(_cut(padded, batch, window)))
+        seen += len(batch)
+        if progress is not None:
+            progress(seen, len(places))
         if not sums.size:
             sums = np.zeros((logits.shape[1], *total.shape), np.float32)
         for place, one in zip(batch, logits, strict=True):
@@ -109,18 +117,8 @@ def sliding_slabs(
             base = done
 
 
-def _logits(
-    network: Callable[[Tensor], Tensor],
-    padded: np.ndarray,
-    places: Sequence[tuple[int, ...]],
-    window: tuple[int, int, int],
-    device: torch.device | str,
-) -> np.ndarray:
+def _cut(
+    padded: NDArray[np.float32], places: Sequence[tuple[int, ...]], window: tuple[int, int, int]
+) -> NDArray[np.float32]:
     parts = [tuple(slice(s, s + w) for s, w in zip(place, window, strict=True)) for place in places]
-    batch = torch.from_numpy(np.stack([padded[(slice(None), *part)] for part in parts])).to(device)
-    logits = network(batch).float().cpu()
-    if not torch.isfinite(logits).all():
-        raise ValueError(
-            "the network answered with NaN; its weights are damaged or the normalization is not the one of training"
-        )
-    return logits.numpy()
+    return np.stack([padded[(slice(None), *part)] for part in parts])

@@ -8,7 +8,6 @@ from kanscan.config.recipe import Recipe
 from kanscan.data import READERS
 from kanscan.data.source import Opened, Selection, open_source
 from kanscan.data.splits import Split
-from kanscan.inference import Predictor
 from kanscan.models import MODELS, model_options
 from kanscan.models.base import NoisePredictor
 from kanscan.pipelines.base import LabelingPipeline, Pipeline, Preparation
@@ -32,10 +31,8 @@ __all__ = [
     "evaluation_cases",
     "generates",
     "labeling_pipeline",
-    "load_predictor",
     "open_data",
     "pipeline_of_data",
-    "predictor",
 ]
 
 PICTURES, VOLUMES, GENERATION = PicturePipeline(), VolumePipeline(), GenerationPipeline()
@@ -106,36 +103,6 @@ def labeling_pipeline(run: Run) -> LabelingPipeline:
     if not isinstance(found, LabelingPipeline):
         raise ValueError(f"{run.path} generates pictures and labels none: kanscan sample {run.path}")
     return found
-
-
-def predictor(run: Run, *, device: str = "auto", flips: bool | None = None) -> Predictor:
-    """Build the predictor of a run from its folder alone.
-
-    Args:
-        run: A run with weights.
-        device: auto, cpu, cuda, cuda:N or mps.
-        flips: Average over mirrorings; None: as the recipe's evaluation does.
-
-    Raises:
-        ValueError: The run generates pictures, or the weights belong to another network.
-        FileNotFoundError: There are no weights yet.
-    """
-    return labeling_pipeline(run).predictor(run, device=device, flips=flips)
-
-
-def load_predictor(path: str | Path, *, device: str = "auto", flips: bool | None = None) -> Predictor:
-    """Open a run folder and build its predictor; neither the data nor the place of training is needed.
-
-    Args:
-        path: The folder that `train` wrote.
-        device: As in `predictor`.
-        flips: As in `predictor`.
-
-    Raises:
-        ValueError: The folder is no run, or its weights belong to another network.
-        FileNotFoundError: There are no weights yet.
-    """
-    return predictor(Run.open(path), device=device, flips=flips)
 
 
 def evaluation_cases(run: Run, *, part: str = "test", root: str | Path | None = None) -> Selection:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
@@ -16,8 +15,7 @@ from kanscan.data.case import Case, LabelMap
 from kanscan.data.examination import CaseFacts
 from kanscan.data.source import Opened
 from kanscan.data.splits import Split
-from kanscan.files import atomic
-from kanscan.inference import Prediction, Predictor
+from kanscan.inference import Predictor
 from kanscan.models.base import Network
 from kanscan.run import Run
 from kanscan.training.task import Task
@@ -109,39 +107,6 @@ class Pipeline(ABC):
 
 
 @dataclass(frozen=True)
-class Output:
-    """What is written of each case.
-
-    Attributes:
-        folder: Where.
-        values: Class index -> value in the label map.
-        overlays: NAME_overlay.png, the label map drawn over the image.
-        probabilities: NAME_probabilities.npz.
-        codes: Class name -> code for DICOM segmentations, see `kanscan.data.LabelMap`.
-        shard: Which of several machines works here, "i/n"; each keeps a list of its own failures.
-    """
-
-    folder: Path
-    values: tuple[int, ...]
-    overlays: bool = False
-    probabilities: bool = False
-    codes: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    shard: str | None = None
-
-    @property
-    def failures_path(self) -> Path:
-        """Where failures are listed."""
-        part = "" if self.shard is None else f"-{self.shard.replace('/', '-of-')}"
-        return self.folder / f"failures{part}.csv"
-
-    def beside(self, case: Case) -> dict[str, Path]:
-        """Name the files that lie beside a label map, by what they hold."""
-        wanted = {"overlay": self.overlays, "probabilities": self.probabilities}
-        endings = {"overlay": "_overlay.png", "probabilities": "_probabilities.npz"}
-        return {what: self.folder / f"{case.id}{endings[what]}" for what, asked in wanted.items() if asked}
-
-
-@dataclass(frozen=True)
 class MaskPairs:
     """Predicted masks and their references.
 
@@ -196,54 +161,11 @@ class LabelingPipeline(Pipeline, Generic[Image]):
         """
 
     @abstractmethod
-    def find(self, inputs: Sequence[str | Path], run: Run, series: str | None = None) -> tuple[list[Case], list[str]]:
-        """List the images that files and folders name.
-
-        Args:
-            inputs: Files, folders, patterns.
-            run: Whose network they are for.
-            series: Of DICOM folders that hold several: number, description or UID of the one to take.
-
-        Returns:
-            Cases with distinct ids, and what was left out.
-
-        Raises:
-            FileNotFoundError: There is nothing at a path.
-            ValueError: A folder holds no image, or two would have one name.
-        """
-
-    @abstractmethod
-    def outputs(self, case: Case, output: Output) -> list[Path]:
-        """List the files that are written of a case, the label map first."""
-
-    @abstractmethod
-    def read(self, case: Case) -> Image:
-        """Read the image of a case.
-
-        Raises:
-            ValueError: It cannot be read; the sentence names the file.
-        """
-
-    def notes(self, image: Image) -> tuple[str, ...]:
-        """List what was decided while an image was read."""
-        return ()
-
-    @abstractmethod
     def read_pair(self, case: Case, label_map: LabelMap) -> tuple[Image, NDArray[np.uint8]]:
         """Read image and label of a case.
 
         Raises:
             ValueError: They cannot be read, or do not fit together.
-        """
-
-    @abstractmethod
-    def write(
-        self, case: Case, image: Image, found: Prediction, class_names: Sequence[str], output: Output
-    ) -> list[Path]:
-        """Write what was asked for; the label map comes last: where it is, the rest is there too.
-
-        Raises:
-            ValueError: Something beside the label map could not be made; the sentence says what was written.
         """
 
     @abstractmethod
@@ -287,10 +209,3 @@ class LabelingPipeline(Pipeline, Generic[Image]):
     @abstractmethod
     def thumbnail(self, case: Case, label_map: LabelMap) -> tuple[NDArray[np.uint8], str]:
         """Draw a case for a contact sheet, its label over the image, with a caption."""
-
-
-def write_probabilities(path: Path, found: Prediction, class_names: Sequence[str]) -> None:
-    """Write probabilities `(K, *S)`, background first, and the names of the classes."""
-    assert found.probabilities is not None
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, probabilities=found.probabilities, names=np.array(class_names))

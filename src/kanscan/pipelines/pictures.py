@@ -16,20 +16,19 @@ from kanscan.data.case import Case, LabelMap
 from kanscan.data.dicom.picture import read_picture_spacing
 from kanscan.data.dicom.series import is_named_like_dicom
 from kanscan.data.examination import CaseFacts, examine
+from kanscan.data.pictures.augmentation import AUGMENTATIONS
 from kanscan.data.pictures.dataset import ConcatenatedDataset, PictureDataset, labelled_pictures
-from kanscan.data.pictures.files import write_label
 from kanscan.data.pictures.labels import check_pair, read_case_image, read_label, read_pair
-from kanscan.data.pictures.search import find_pictures
-from kanscan.data.pictures.transforms import AUGMENTATIONS, Preprocessing
+from kanscan.data.pictures.transforms import Preprocessing
 from kanscan.data.source import Opened, open_source
 from kanscan.data.splits import Split
-from kanscan.drawing.images import overlay, save_png
-from kanscan.inference import PicturePredictor, Prediction
+from kanscan.drawing.images import overlay
+from kanscan.inference import PicturePredictor
+from kanscan.inference.torch_network import TorchNetwork
 from kanscan.models import MODELS, model_options
 from kanscan.models.base import SegmentationModel
 from kanscan.models.fitting import check_fit, complete_options
-from kanscan.pipelines.base import LabelingPipeline, MaskPairs, Masks, Output, Preparation, write_probabilities
-from kanscan.pipelines.dicom_pictures import clip_label, clip_segmentation, segmentation_problem
+from kanscan.pipelines.base import LabelingPipeline, MaskPairs, Masks, Preparation
 from kanscan.pipelines.masks import pair_pictures
 from kanscan.pipelines.parts import (
     READ_BY_ALL,
@@ -166,56 +165,15 @@ class PicturePipeline(LabelingPipeline[NDArray]):
         facts = run.facts
         assert isinstance(facts, PictureFacts)
         return PicturePredictor(
-            predictable_network(run),
+            TorchNetwork(predictable_network(run), choose_device(device)),
             Preprocessing(**facts.preprocessing.model_dump()),
             facts.class_names,
-            device=choose_device(device),
             flips=run.recipe.evaluation.flips if flips is None else flips,
         )
-
-    def find(self, inputs: Sequence[str | Path], run: Run, series: str | None = None) -> tuple[list[Case], list[str]]:
-        """List pictures; see `LabelingPipeline`."""
-        if series is not None:
-            raise ValueError(f"--series chooses among series of DICOM slices; {run.path} was trained on pictures")
-        return find_pictures(inputs)
-
-    def outputs(self, case: Case, output: Output) -> list[Path]:
-        """List the files of a case; see `LabelingPipeline`."""
-        segmentation = clip_segmentation(case, output)
-        return [
-            output.folder / f"{case.id}.png",
-            *output.beside(case).values(),
-            *([segmentation] if segmentation is not None else []),
-        ]
-
-    def read(self, case: Case) -> NDArray:
-        """Read the picture of a case; see `LabelingPipeline`."""
-        return read_case_image(case)
 
     def read_pair(self, case: Case, label_map: LabelMap) -> tuple[NDArray, NDArray[np.uint8]]:
         """Read picture and label; see `LabelingPipeline`."""
         return read_pair(case, label_map)
-
-    def write(
-        self, case: Case, image: NDArray, found: Prediction, class_names: Sequence[str], output: Output
-    ) -> list[Path]:
-        """Write PNG files; see `LabelingPipeline`."""
-        label_path, *_ = written = self.outputs(case, output)
-        beside = output.beside(case)
-        if "overlay" in beside:
-            save_png(beside["overlay"], overlay(image, found.label))
-        if "probabilities" in beside:
-            write_probabilities(beside["probabilities"], found, class_names)
-        values = np.array(output.values, dtype=np.uint16)
-        problem = ""
-        segmentation = clip_segmentation(case, output)
-        if segmentation is not None:
-            label = found.label if case.frame is None else clip_label(case, output, found.label)
-            problem = segmentation_problem(segmentation, case.images[0], label, class_names, output.codes)
-        write_label(label_path, values[found.label])
-        if problem:
-            raise ValueError(f"{label_path} is written, but no DICOM segmentation of {case.images[0]}: {problem}")
-        return written
 
     def is_spaced(self, case: Case) -> bool:
         """Tell whether the layout says how large a pixel is; see `LabelingPipeline`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,14 +22,12 @@ from kanscan.data.volumes.formats import (
     read_label_volume,
     read_volume_pair,
 )
-from kanscan.data.volumes.grid import Arrangement
-from kanscan.data.volumes.nifti import write_label_volume
 from kanscan.data.volumes.plan import NORMALIZATIONS
-from kanscan.data.volumes.search import survey_volumes
 from kanscan.data.volumes.slices import PLANES, shown_slice
-from kanscan.drawing.images import contact_sheet, overlay, save_png
-from kanscan.inference import Prediction, VolumePredictor
-from kanscan.pipelines.base import LabelingPipeline, MaskPairs, Masks, Output, Preparation, write_probabilities
+from kanscan.drawing.images import overlay
+from kanscan.inference import VolumePredictor
+from kanscan.inference.torch_network import TorchNetwork
+from kanscan.pipelines.base import LabelingPipeline, MaskPairs, Masks, Preparation
 from kanscan.pipelines.masks import pair_volumes
 from kanscan.pipelines.parts import (
     READ_BY_ALL,
@@ -110,57 +106,16 @@ class VolumePipeline(LabelingPipeline[Volume]):
         facts, recipe = run.facts, run.recipe
         assert isinstance(facts, VolumeFacts)
         return VolumePredictor(
-            predictable_network(run),
+            TorchNetwork(predictable_network(run), choose_device(device)),
             facts.plan,
             facts.class_names,
-            device=choose_device(device),
             flips=recipe.evaluation.flips if flips is None else flips,
             overlap=recipe.volume.overlap,
         )
 
-    def find(self, inputs: Sequence[str | Path], run: Run, series: str | None = None) -> tuple[list[Case], list[str]]:
-        """List volumes; see `LabelingPipeline`."""
-        facts = run.facts
-        assert isinstance(facts, VolumeFacts)
-        found = survey_volumes(inputs, facts.plan.channels, series)
-        # What NaN meant in training it means here.
-        fill_nan = run.recipe.data.options.get("fill_nan")
-        return [replace(case, fill_nan=fill_nan) for case in found.cases], list(found.notes)
-
-    def outputs(self, case: Case, output: Output) -> list[Path]:
-        """List the files of a case: NIfTI, of DICOM also a DICOM segmentation; see `LabelingPipeline`."""
-        segmentation = [] if case.series is None else [output.folder / f"{case.id}.dcm"]
-        return [output.folder / f"{case.id}.nii.gz", *segmentation, *output.beside(case).values()]
-
-    def read(self, case: Case) -> Volume:
-        """Read the volume of a case; see `LabelingPipeline`."""
-        return read_case_volume(case)
-
-    def notes(self, image: Volume) -> tuple[str, ...]:
-        """List what was decided while the volume was read; see `LabelingPipeline`."""
-        return image.notes
-
     def read_pair(self, case: Case, label_map: LabelMap) -> tuple[Volume, NDArray[np.uint8]]:
         """Read volume and label; see `LabelingPipeline`."""
         return read_volume_pair(case, label_map)
-
-    def write(
-        self, case: Case, image: Volume, found: Prediction, class_names: Sequence[str], output: Output
-    ) -> list[Path]:
-        """Write NIfTI, and a DICOM segmentation of DICOM input; see `LabelingPipeline`."""
-        label_path, *rest = self.outputs(case, output)
-        beside, problem = output.beside(case), ""
-        if "overlay" in beside:
-            save_png(beside["overlay"], _three_planes(image, found.label))
-        if "probabilities" in beside:
-            write_probabilities(beside["probabilities"], found, class_names)
-        if image.source is not None:
-            problem = _segmentation_problem(label_path.with_name(f"{case.id}.dcm"), image, found, class_names, output)
-        values = np.array(output.values, dtype=np.uint16)[found.label]
-        write_label_volume(label_path, values, image.affine, image.header)
-        if problem:
-            raise ValueError(f"{label_path} is written, but no DICOM segmentation of {case.images[0]}: {problem}")
-        return [label_path, *rest]
 
     def is_spaced(self, case: Case) -> bool:
         """Tell whether the files say how large a voxel is; see `LabelingPipeline`."""
@@ -212,28 +167,3 @@ def sides_note(label_map: LabelMap) -> str:
     if not names_sides(label_map.names):
         return ""
     return "class names tell left from right: nothing is mirrored across the body, in training and in prediction"
-
-
-def _segmentation_problem(
-    path: Path, volume: Volume, found: Prediction, class_names: Sequence[str], output: Output
-) -> str:
-    """Write a DICOM segmentation; say what hinders it, or "" if nothing does."""
-    from kanscan.data.dicom.segmentation import write_segmentation
-
-    try:
-        write_segmentation(path, volume, found.label, class_names, output.codes)
-    except Exception as error:  # highdicom raises many kinds on sources that break the standard
-        return " ".join(str(error).split()) or type(error).__name__
-    return ""
-
-
-def _three_planes(volume: Volume, label: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    sizes = [volume.shape[axis] for axis in Arrangement.of(volume.affine).order]
-    tiles, captions = [], []
-    for plane, axis in PLANES.items():
-        # A plane across which there is one voxel shows nothing.
-        if min(n for a, n in enumerate(sizes) if a != axis) > 1:
-            image, (shown,), index = shown_slice(volume, label, plane=plane)
-            tiles.append(overlay(image, shown))
-            captions.append(f"{plane} {index}")
-    return contact_sheet(tiles, captions, columns=3, tile_size=320)

@@ -71,6 +71,11 @@ class PictureFacts(_Facts):
     class_names: tuple[str, ...]
     label_map: LabelMap | None = None
 
+    @property
+    def image_channels(self) -> int:
+        """Channels of the pictures that the network learned from."""
+        return self.preprocessing.channels
+
 
 class VolumeFacts(_Facts):
     """Of a run that labels volumes."""
@@ -83,6 +88,11 @@ class VolumeFacts(_Facts):
     ]
     class_names: tuple[str, ...]
     label_map: LabelMap | None = None
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the volumes that the network learned from."""
+        return self.plan.channels
 
 
 class GenerationFacts(_Facts):

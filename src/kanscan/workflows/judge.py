@@ -276,7 +276,7 @@ def run_provenance(
         epoch=epoch,
         image_size=predictor.image_size,
         flips=predictor.flips,
-        device=str(predictor.device),
+        device=predictor.network.device,
         seconds_per_case=seconds_per_case,
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         versions={name: version(name) for name in ("kanscan", "torch", "monai")},

@@ -12,12 +12,11 @@ from typing import Any
 
 from kanscan.data.case import Case, LabelMap
 from kanscan.files import write_text
-from kanscan.pipelines import VOLUMES, labeling_pipeline
-from kanscan.pipelines.base import LabelingPipeline, Output
-from kanscan.run import Run
+from kanscan.inference.files import ImageFiles, Output
+from kanscan.run.facts import VolumeFacts
 from kanscan.run.lock import locked
+from kanscan.workflows.predictable import Predictable
 from kanscan.workflows.progress import Failure, demand_output, peak_memory_mib, work_through
-from kanscan.workflows.temperature import stored_temperature
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,11 @@ class Wishes:
     overwrite: bool = False
 
 
-def predict_images(run: Run, inputs: Sequence[str | Path], wishes: Wishes) -> Predictions:
+def predict_images(source: Predictable, inputs: Sequence[str | Path], wishes: Wishes) -> Predictions:
     """Write a label map for every image; one that fails is told, in `failures.csv` too, and the others go on.
 
     Args:
-        run: The run.
+        source: A run, or an exported folder.
         inputs: Files and folders.
         wishes: What is asked for.
 
@@ -100,12 +99,12 @@ def predict_images(run: Run, inputs: Sequence[str | Path], wishes: Wishes) -> Pr
     demand_output(wishes.output, "the label maps")
     shard = "" if wishes.shard is None else f"-{wishes.shard.replace('/', 'of')}"
     with locked(wishes.output, f"prediction{shard}"):
-        return _predict_images(run, inputs, wishes)
+        return _predict_images(source, inputs, wishes)
 
 
-def _predict_images(run: Run, inputs: Sequence[str | Path], wishes: Wishes) -> Predictions:
-    pipeline, facts = labeling_pipeline(run), run.facts
-    label_map = getattr(facts, "label_map", None)
+def _predict_images(source: Predictable, inputs: Sequence[str | Path], wishes: Wishes) -> Predictions:
+    files, facts = source.files, source.facts
+    label_map = facts.label_map
     stored = stored_values(label_map, len(facts.class_names), indices=wishes.indices)
     output = Output(
         wishes.output,
@@ -115,22 +114,22 @@ def _predict_images(run: Run, inputs: Sequence[str | Path], wishes: Wishes) -> P
         codes={} if label_map is None else label_map.codes,
         shard=wishes.shard,
     )
-    cases, notes = pipeline.find(inputs, run, wishes.series)
+    cases, notes = source.find(inputs, wishes.series)
     cases = take_shard(cases, wishes.shard)
-    cases = _left_to_do(pipeline, cases, output, wishes, notes)
-    scale, told = stored_temperature(run) if wishes.probabilities and wishes.temperature else (1.0, "")
+    cases = _left_to_do(files, facts.kind, cases, output, wishes, notes)
+    scale, told = source.temperature() if wishes.probabilities and wishes.temperature else (1.0, "")
     notes += [told] if told else []
-    predictor = pipeline.predictor(run, device=wishes.device, flips=wishes.flips).scaled(scale)
+    predictor = source.predictor(device=wishes.device, flips=wishes.flips).scaled(scale)
 
     def predict(case: Case) -> Path:
-        image = pipeline.read(case)
-        notes.extend(note for note in pipeline.notes(image) if note not in notes)
+        image = files.read(case)
+        notes.extend(note for note in files.notes(image) if note not in notes)
         found = predictor(image, probabilities=output.probabilities)
-        return pipeline.write(case, image, found, predictor.class_names, output)[0]
+        return files.write(case, image, found, predictor.class_names, output)[0]
 
     done = work_through(cases, predict, "predicting")
     _write_failures(output.failures_path, done.failures)
-    if pipeline is VOLUMES:
+    if isinstance(facts, VolumeFacts):
         # Memory decides whether a machine can take volumes at all.
         notes.append(f"peak memory {peak_memory_mib():,.0f} MiB")
     return Predictions(
@@ -139,15 +138,15 @@ def _predict_images(run: Run, inputs: Sequence[str | Path], wishes: Wishes) -> P
         dict(zip(predictor.class_names, stored, strict=True)),
         tuple(one.sentence for one in done.failures),
         tuple(notes),
-        pipeline.kind,
+        facts.kind,
     )
 
 
 def _left_to_do(
-    pipeline: LabelingPipeline, cases: Sequence[Case], output: Output, wishes: Wishes, notes: list[str]
+    image_files: ImageFiles, kind: str, cases: Sequence[Case], output: Output, wishes: Wishes, notes: list[str]
 ) -> list[Case]:
     """Leave out what is done; refuse what would be lost or could not be written."""
-    files = {case.id: pipeline.outputs(case, output) for case in cases}
+    files = {case.id: image_files.outputs(case, output) for case in cases}
     owners: dict[Path, Case] = {}
     for case in cases:
         for path in files[case.id]:
@@ -162,7 +161,7 @@ def _left_to_do(
         raise ValueError(f"the output would replace the image {own}; choose another --output")
     if wishes.skip_finished:
         finished = {case.id for case in cases if files[case.id][0].is_file()}
-        notes += [f"{len(finished)} {pipeline.kind} were predicted before and left out"] if finished else []
+        notes += [f"{len(finished)} {kind} were predicted before and left out"] if finished else []
         cases = [case for case in cases if case.id not in finished]
     there = [path for case in cases for path in files[case.id] if path.exists()]
     if there and not wishes.overwrite:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from kanscan.files import read_json, write_json
 from kanscan.run import Run
+from kanscan.run.exported import file_digest
 
 
 def keep_temperature(run: Run, content: dict[str, Any]) -> None:
@@ -16,7 +16,7 @@ def keep_temperature(run: Run, content: dict[str, Any]) -> None:
         run: The run.
         content: "temperature", "num_validation_cases", and what else should be known.
     """
-    write_json(run.calibration_path, {**content, "weights": _digest(run)})
+    write_json(run.calibration_path, {**content, "weights": file_digest(run.weights_path)})
 
 
 def stored_temperature(run: Run) -> tuple[float, str]:
@@ -37,18 +37,18 @@ def stored_temperature(run: Run) -> tuple[float, str]:
             f"{run.calibration_path} holds no temperature above 0; write it anew: kanscan explain {run.path} --only "
             "calibration"
         )
-    if content.get("weights") not in (None, _digest(run)):
+    if content.get("weights") not in (None, file_digest(run.weights_path)):
         return 1.0, (
             f"the temperature in {run.calibration_path.name} was fitted to other weights and is not used; fit it anew: "
             f"kanscan explain {run.path} --only calibration"
         )
     cases = content.get("num_validation_cases", "some")
-    return float(temperature), (
-        f"probabilities are scaled by the temperature {temperature:.3f} that explain fitted on {cases} validation "
-        "cases; label maps are not; --no-temperature leaves it out"
+    return float(temperature), scaling_text(temperature, f" on {cases} validation cases")
+
+
+def scaling_text(temperature: float, where: str = "") -> str:
+    """Say that probabilities are scaled, and by what."""
+    return (
+        f"probabilities are scaled by the temperature {temperature:.3f} that explain fitted{where}; label maps are "
+        "not; --no-temperature leaves it out"
     )
-
-
-def _digest(run: Run) -> str:
-    with run.weights_path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from kanscan.data.case import Case
@@ -22,7 +21,8 @@ from kanscan.data.loading import CaseError
 from kanscan.data.pictures.augmentation import AUGMENTATIONS, augment, derive_seed
 from kanscan.data.pictures.files import read_image, read_size
 from kanscan.data.pictures.labels import read_case_image, read_pair
-from kanscan.data.pictures.transforms import Preprocessing, cut_square, resize_image, resize_label
+from kanscan.data.pictures.resizing import resize_image, resize_label
+from kanscan.data.pictures.transforms import Pixels, Preprocessing, cut_square
 
 #: What a cache may take unless the caller says otherwise: this share of the memory that is free now.
 _CACHE_SHARE = 0.5
@@ -171,7 +171,7 @@ class PictureDataset(Dataset[dict[str, Any]]):
     def __init__(
         self,
         stored: StoredPictures,
-        normalize: Callable[[Tensor], Tensor],
+        normalize: Callable[[Pixels], Pixels],
         changes: Sequence[Change] = (),
         *,
         seed: int = 0,
@@ -204,7 +204,7 @@ class PictureDataset(Dataset[dict[str, Any]]):
         item: dict[str, Any] = {"index": index, "id": self.stored.cases[index].id}
         if label is not None:
             item["label"] = torch.from_numpy(classes).long()
-        item["image"] = self.normalize(torch.from_numpy(image).float())
+        item["image"] = torch.from_numpy(self.normalize(image.astype(np.float32)))
         return item
 
     def fill_cache(self) -> None:

@@ -1,4 +1,4 @@
-"""What is done to pixels before the network sees them: channels, size, normalization, augmentation."""
+"""What is done to pixels before the network sees them: channels, size, normalization; on arrays alone."""
 
 from __future__ import annotations
 
@@ -6,64 +6,63 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from numpy.typing import NDArray
 
-from kanscan.data.pictures.augmentation import AUGMENTATIONS
+from kanscan.data.pictures.resizing import resize_image, resize_label
 from kanscan.registry import Registry
 
-__all__ = ["AUGMENTATIONS", "NORMALIZATIONS", "Preprocessing", "cut_square", "resize_image", "resize_label"]
+Pixels = NDArray[np.float32]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def _statistics(image: Tensor) -> tuple[Tensor, Tensor]:
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+def _statistics(image: Pixels) -> tuple[Pixels, Pixels]:
+    mean, std = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
     if len(image) != 3:
         # Other channel counts have no color: every channel takes the average of the three.
         mean, std = mean.mean().repeat(len(image)), std.mean().repeat(len(image))
-    return mean[:, None, None], std[:, None, None]
+    return mean[:, None, None].astype(np.float32), std[:, None, None].astype(np.float32)
 
 
-def imagenet(image: Tensor) -> Tensor:
+def imagenet(image: Pixels) -> Pixels:
     """Divide by 255, subtract the ImageNet mean, divide by its standard deviation (RGB)."""
     mean, std = _statistics(image)
-    return (image / 255 - mean) / std
+    return (image / np.float32(255) - mean) / std
 
 
-def minmax(image: Tensor) -> Tensor:
+def minmax(image: Pixels) -> Pixels:
     """Stretch each image to 0..1 over all its channels; a constant image becomes 0."""
     low, high = image.min(), image.max()
-    return (image - low) / (high - low) if high > low else torch.zeros_like(image)
+    return (image - low) / (high - low) if high > low else np.zeros_like(image)
 
 
-def zscore(image: Tensor) -> Tensor:
+def zscore(image: Pixels) -> Pixels:
     """Give each image zero mean and unit deviation over all its channels; a constant image becomes 0."""
-    std = image.std(correction=0)
-    return (image - image.mean()) / std if std > 1e-6 else torch.zeros_like(image)
+    mean, std = (np.float32(of(image, dtype=np.float64)) for of in (np.mean, np.std))
+    scaled: Pixels = (image - mean) / std if std > 1e-6 else np.zeros_like(image)
+    return scaled
 
 
-def unit(image: Tensor) -> Tensor:
+def unit(image: Pixels) -> Pixels:
     """Divide by 255."""
-    return image / 255
+    return image / np.float32(255)
 
 
-def symmetric(image: Tensor) -> Tensor:
+def symmetric(image: Pixels) -> Pixels:
     """Bring 0..255 to -1..1, where generated pictures live."""
     return image / 127.5 - 1
 
 
-def release(image: Tensor) -> Tensor:
+def release(image: Pixels) -> Pixels:
     """Released U-KAN recipe: the ImageNet figures applied to BGR channels, then divided by 255 once more.
 
     The printed results come from these inputs, which lie in about -0.0083..0.0104.
     """
-    return imagenet(image.flip(0)) / 255
+    return imagenet(image[::-1]) / np.float32(255)
 
 
-def release_vmkla(image: Tensor) -> Tensor:
+def release_vmkla(image: Pixels) -> Pixels:
     """Released VM-UNet / VMKLA-UNet recipe: each image stretched to 0..255.
 
     The data set's mean and deviation, which that code applies first, cancel in the stretch. It divides by zero on a
@@ -73,7 +72,7 @@ def release_vmkla(image: Tensor) -> Tensor:
 
 
 #: Functions of a float32 `(C, h, w)` image on the 0..255 scale.
-NORMALIZATIONS: Registry[Callable[[Tensor], Tensor]] = Registry(
+NORMALIZATIONS: Registry[Callable[[Pixels], Pixels]] = Registry(
     "normalization",
     {
         "imagenet": imagenet,
@@ -89,7 +88,7 @@ NORMALIZATIONS: Registry[Callable[[Tensor], Tensor]] = Registry(
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """From a picture as read to the tensor a network takes; the same in training, evaluation and prediction.
+    """From a picture as read to the array a network takes; the same in training, evaluation and prediction.
 
     8-bit pictures keep their values. Deeper ones (uint16, float) have no common scale, so each is stretched from its
     own minimum..maximum to 0..255, except float pictures within 0..1, which are multiplied by 255.
@@ -104,7 +103,7 @@ class Preprocessing:
         >>> import numpy as np
         >>> preprocessing = Preprocessing(channels=3, image_size=(64, 96))
         >>> preprocessing(np.zeros((50, 40), np.uint8)).shape
-        torch.Size([3, 64, 96])
+        (3, 64, 96)
     """
 
     channels: int = 3
@@ -123,16 +122,16 @@ class Preprocessing:
             if len(self.image_size) != 2 or min(self.image_size) < 1:
                 raise ValueError(f"image_size must be two positive numbers (height, width), got {self.image_size}")
 
-    def __call__(self, image: np.ndarray) -> Tensor:
+    def __call__(self, image: np.ndarray) -> Pixels:
         """Prepare and normalize one picture.
 
         Args:
             image: `(H, W)` or `(H, W, C)`, as `read_image` gives it.
 
         Returns:
-            Float32 tensor `(channels, h, w)`.
+            Float32 `(channels, h, w)`.
         """
-        return self.normalize(torch.from_numpy(self.prepare(image)).float())
+        return self.normalize(self.prepare(image).astype(np.float32))
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Bring a picture to the 0..255 scale, the channel count, the cut and the size; what the cache keeps.
@@ -151,7 +150,7 @@ class Preprocessing:
         cut = cut_square(label, self.crop)
         return cut if self.image_size is None else resize_label(cut, self.image_size)
 
-    def normalize(self, image: Tensor) -> Tensor:
+    def normalize(self, image: Pixels) -> Pixels:
         """Normalize a float32 picture `(channels, h, w)` on the 0..255 scale."""
         return NORMALIZATIONS[self.normalization](image)
 
@@ -196,24 +195,3 @@ def _to_channels(image: np.ndarray, channels: int) -> np.ndarray:
     raise ValueError(
         f"the image has {len(planes)} channels, the network takes {channels}; choose channels={len(planes)} or 1"
     )
-
-
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize bilinearly with half-pixel centers and without antialiasing, as the papers' OpenCV call does.
-
-    Args:
-        image: `(C, H, W)`; uint8 stays uint8 (rounded, within one grey level of OpenCV's fixed-point arithmetic).
-        size: (height, width).
-    """
-    tensor = torch.from_numpy(np.require(image, requirements=["C", "W"])).float()[None]
-    resized = F.interpolate(tensor, size=size, mode="bilinear", align_corners=False)[0]
-    return (resized.round().to(torch.uint8) if image.dtype == np.uint8 else resized).numpy()
-
-
-def resize_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a label map to `size` by picking pixel floor(i * old / new) on each axis, as OpenCV's nearest does."""
-    if label.shape == tuple(size):
-        return label
-    # Integers: a rounded scale factor would pick the neighbor at exact multiples.
-    rows, columns = (np.arange(new) * old // new for new, old in zip(size, label.shape, strict=True))
-    return np.ascontiguousarray(label[rows[:, None], columns[None, :]])

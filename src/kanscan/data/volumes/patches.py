@@ -11,12 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kanscan.data.pictures.augmentation import derive_seed
+from kanscan.data.sides import SIDES
 from kanscan.data.volumes.augmentation import VOLUME_AUGMENTATIONS, augment_patch
 from kanscan.data.volumes.cache import CachedCase
 from kanscan.data.volumes.plan import VolumePlan
-
-#: Of D, H, W: the axis from left to right.
-SIDES = 2
 
 
 class PatchDataset(Dataset[dict[str, Any]]):

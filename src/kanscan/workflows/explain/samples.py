@@ -25,6 +25,7 @@ from kanscan.metrics import IGNORED
 from kanscan.pipelines import evaluation_cases, generation, labeling_pipeline, open_data
 from kanscan.run import Run
 from kanscan.training.process import sample_generator
+from kanscan.workflows.predictable import TrainedRun
 
 #: Volumes that are looked at, and that calibration predicts as a whole, at most.
 MOST_VOLUMES = 8
@@ -44,9 +45,9 @@ def named_samples(run: Run, predictor: Predictor, paths: Sequence[Path]) -> list
         ValueError: One cannot be read, or does not suit the network.
         FileNotFoundError: There is nothing at a path.
     """
-    pipeline = labeling_pipeline(run)
-    cases, _ = pipeline.find(paths, run)
-    return [sample_of(predictor, case.id, pipeline.read(case)) for case in cases]
+    source = TrainedRun(run)
+    cases, _ = source.find(paths)
+    return [sample_of(predictor, case.id, source.files.read(case)) for case in cases]
 
 
 def case_samples(run: Run, predictor: Predictor, part: str, count: int) -> list[Sample]:
@@ -155,9 +156,8 @@ def _spread(run: Run, part: str, count: int) -> tuple[list[Case], Any]:
     return chosen, found.source.label_map
 
 
-@torch.inference_mode()
 def _logits(predictor: Predictor, x: Tensor) -> Tensor:
-    return predictor.model(x[None].to(predictor.device))[0].float().cpu()
+    return torch.from_numpy(predictor.network(x[None].numpy())[0])
 
 
 def _picture_sample(predictor: PicturePredictor, name: str, image: NDArray, label: NDArray | None) -> Sample:
@@ -168,7 +168,7 @@ def _picture_sample(predictor: PicturePredictor, name: str, image: NDArray, labe
     beside = ((0, bottom), (0, right))
     picture = np.pad(picture, (*beside, (0, 0)), mode="edge").astype(np.uint8)
     picture = picture[..., 0] if picture.shape[-1] != 3 else picture
-    sample = Sample(name, picture, x)
+    sample = Sample(name, picture, torch.from_numpy(x))
     if label is None:
         return sample
     return replace(sample, label=torch.from_numpy(np.pad(predictor.preprocessing.prepare_label(label), beside)).long())

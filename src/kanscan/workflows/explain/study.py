@@ -18,10 +18,10 @@ from kanscan.explanation.scan_attention import scan_layers
 from kanscan.explanation.splines import ObservedLayer
 from kanscan.files import atomic
 from kanscan.inference import Predictor
+from kanscan.inference.torch_network import TorchNetwork
 from kanscan.metrics import case_scores
 from kanscan.metrics.logits import probabilities as class_probabilities
 from kanscan.models import create_model
-from kanscan.pipelines import load_predictor, predictor
 from kanscan.run import Run
 from kanscan.run.facts import GenerationFacts, VolumeFacts
 from kanscan.workflows.explain.samples import (
@@ -31,6 +31,7 @@ from kanscan.workflows.explain.samples import (
     named_samples,
     noisy_samples,
 )
+from kanscan.workflows.predictable import TrainedRun
 from kanscan.workflows.temperature import keep_temperature
 
 #: Test cases that statistics are averaged over, unless the user says how many.
@@ -90,13 +91,13 @@ class Session:
         for path in paths or ():
             if self.predictor is None:
                 raise ValueError(f"{self.run.path} generates pictures; no other run is compared with it")
-            other = load_predictor(path, device=str(self.device), flips=False)
+            other = TrainedRun(Run.open(path)).predictor(device=str(self.device), flips=False)
             if other.takes != self.predictor.takes or (alike and other.class_names != self.predictor.class_names):
                 raise ValueError(
                     f"{path} has other classes or another preprocessing than {self.run.path}; they cannot be compared"
                 )
             name = Path(path).name
-            found[name if name not in found else str(path)] = other.model
+            found[name if name not in found else str(path)] = _torch_network(other).model
         return found
 
 
@@ -123,9 +124,15 @@ def look_at(run: Run, images: Sequence[Path], cases: int | None, device: str) ->
             raise ValueError(f"{run.path} generates pictures; it is looked at on those it learned from, name no images")
         model, chosen, samples, noises = noisy_samples(run, cases, device)
         return Session(run, AtStep(model), chosen, samples, None, noises)
-    serving = predictor(run, device=device, flips=False)
+    serving = TrainedRun(run).predictor(device=device, flips=False)
     samples = named_samples(run, serving, images) if images else case_samples(run, serving, "test", cases)
-    return Session(run, serving.model, serving.device, samples, serving)
+    network = _torch_network(serving)
+    return Session(run, network.model, torch.device(network.device), samples, serving)
+
+
+def _torch_network(predictor: Predictor) -> TorchNetwork:
+    assert isinstance(predictor.network, TorchNetwork)  # it was built from a run
+    return predictor.network
 
 
 class Study:

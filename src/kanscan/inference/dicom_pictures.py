@@ -13,7 +13,7 @@ from kanscan.data.dicom.picture import read_picture_header
 from kanscan.data.dicom.series import is_named_like_dicom
 from kanscan.data.pictures.files import read_image
 from kanscan.data.pictures.search import frame_id
-from kanscan.pipelines.base import Output
+from kanscan.inference.files import Output
 
 
 def clip_segmentation(case: Case, output: Output) -> Path | None:
