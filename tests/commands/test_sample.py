@@ -11,7 +11,7 @@ from PIL import Image
 from kanscan.commands.sample import sample
 from kanscan.commands.train import train
 from kanscan.data.made.synthetic import write_ultrasound
-from kanscan.pipelines import predictor
+from kanscan.pipelines import labeling_pipeline
 from kanscan.pipelines.generation import generator
 from kanscan.run import Run
 from kanscan.run.lock import locked
@@ -305,7 +305,7 @@ def test_a_segmentation_takes_no_settings_of_a_diffusion(pictures, tmp_path, set
 
 def test_a_run_that_generates_predicts_nothing_and_the_reverse(pairs, pictures, tmp_path):
     with pytest.raises(ValueError, match="kanscan sample"):
-        predictor(pairs)
+        labeling_pipeline(pairs)
     small = ["model.options.channels=[16,16,24]", "data.image_size=[32,32]", "trainer.batch_size=4"]
     other = train(str(pictures), small, epochs=1, device="cpu", output=tmp_path / "run")
     with pytest.raises(ValueError, match="segments, it generates nothing"):
