@@ -11,7 +11,7 @@ KERNELS := setup.py $(wildcard $(addprefix src/kanscan/ops/,kernels/*.h kernels/
 
 $(STAMP): pyproject.toml constraints.txt $(KERNELS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,clinical,itk,h5,tensorboard,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[demo,clinical,cluster,itk,h5,tensorboard,dev]"
 	touch $(STAMP)
 
 install: $(STAMP)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 #: Functions that are subcommands of the shell too, in the order of its help; each is a file in `commands/`.
-COMMANDS = ("demo", "check", "train", "evaluate", "predict", "compare", "explain", "sample", "show")
+COMMANDS = ("demo", "check", "train", "evaluate", "predict", "compare", "study", "explain", "sample", "show")
 
 _FACE = {
     **{name: f"kanscan.commands.{name}" for name in COMMANDS},
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from kanscan.commands.predict import predict
     from kanscan.commands.sample import sample
     from kanscan.commands.show import show
+    from kanscan.commands.study import study
     from kanscan.commands.train import train
     from kanscan.config.recipe import Recipe, load_recipe
     from kanscan.data import READERS

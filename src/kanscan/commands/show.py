@@ -56,7 +56,8 @@ def show(
     """List what is here: models, datasets, recipes, papers, backends; or one of them by name.
 
     Args:
-        what: models, datasets, recipes, papers, keys (of a recipe) or backends; the singular with a name shows one.
+        what: models, datasets, recipes, papers, studies, keys (of a recipe) or backends; the singular with a name
+            shows one.
         name: Which one, as in `show model ukan`, `show paper u_kan`, `show recipe ukan-busi`.
         check: Of a model: check everything that a network promises, and say what is missing.
         claims: Of a paper: list what its text claims beside what was measured here, with the command.
@@ -82,6 +83,7 @@ def show(
         "papers": _papers,
         "keys": _keys,
         "backends": _backends,
+        "studies": _studies,
     }
     kind = what if what in everything else what + "s"
     if kind not in everything:
@@ -195,6 +197,20 @@ def _recipe(name: str) -> Listing:
     ]
     rows = [(key.rstrip("."), value) for key, value in rows]
     return Listing(name, ("key", "value"), rows)
+
+
+def _studies() -> Listing:
+    from kanscan.papers import load_paper
+    from kanscan.workflows.study.spec import load_study, study_names
+
+    rows: list[tuple[Any, ...]] = []
+    for key in study_names():
+        paper, _, table = key.partition("/")
+        study = load_study(key)
+        runs = sum(bool(network.model) for network in study.models.values()) * len(study.datasets) * len(study.seeds)
+        rows.append((key, load_paper(paper).tables[table].caption, ", ".join(study.datasets), runs))
+    notes = ("kanscan study TABLE -o DIR makes one; --dry-run says what it would cost.",)
+    return Listing("Studies: tables that trainings make", ("table", "what it shows", "data sets", "runs"), rows, notes)
 
 
 def _keys() -> Listing:

@@ -19,6 +19,7 @@ from kanscan.metrics.statistics import (
     Summary,
     adjust_p_values,
     paired_difference,
+    spread_by_cause,
     summarize,
 )
 from kanscan.metrics.tolerances import TOLERANCES_MM, check_tolerances, read_tolerances, tolerance_of
@@ -54,6 +55,7 @@ __all__ = [
     "reliability",
     "reliability_of",
     "reliability_sums",
+    "spread_by_cause",
     "summarize",
     "tolerance_of",
 ]

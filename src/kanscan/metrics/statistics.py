@@ -181,3 +181,30 @@ def adjust_p_values(p_values: Mapping[Key, float]) -> dict[Key, float]:
         return {}
     adjusted = false_discovery_control(list(p_values.values()))
     return dict(zip(p_values, map(float, np.atleast_1d(adjusted)), strict=True))
+
+
+def spread_by_cause(values: Mapping[Key, Sequence[float]]) -> tuple[float, float] | None:
+    """Split the spread of repeated runs into that between splits and that between seeds of one split.
+
+    Components of a one-way analysis of variance: the mean square within splits is the variance of the seeds; what the
+    mean square between splits holds beyond it, divided by the seeds of a split, is that of the splits (0 if negative).
+
+    Args:
+        values: Split -> score of each seed.
+
+    Returns:
+        Standard deviations of split and seed, or None unless two splits have two seeds each.
+
+    Example:
+        >>> spread_by_cause({"a": [0.5, 0.5], "b": [0.7, 0.7]})
+        (0.14142135623730948, 0.0)
+    """
+    groups = [np.asarray(found, dtype=np.float64) for found in values.values() if len(found)]
+    if len([group for group in groups if group.size > 1]) < 2:
+        return None
+    total = sum(group.size for group in groups)
+    within = sum(float(((group - group.mean()) ** 2).sum()) for group in groups) / (total - len(groups))
+    overall = np.concatenate(groups).mean()
+    between = sum(group.size * float((group.mean() - overall) ** 2) for group in groups) / (len(groups) - 1)
+    size = (total - sum(group.size**2 for group in groups) / total) / (len(groups) - 1)
+    return float(np.sqrt(max(0.0, (between - within) / size))), float(np.sqrt(within))
