@@ -69,8 +69,12 @@ class WindowAttention(nn.Module):
         query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts)
         bias = self.position_bias[self._index(size)].permute(2, 0, 1).unsqueeze(0)
         if mask is not None:
-            bias = (bias + mask).repeat(len(tokens) // len(mask), 1, 1, 1)
+            # The windows of an image follow one another: each image takes the masks of all of its windows.
+            query, key, value = (part.unflatten(0, (-1, len(mask))) for part in (query, key, value))
+            bias = (bias + mask).unsqueeze(0)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        if mask is not None:
+            mixed = mixed.flatten(0, 1)
         return self.project_out(mixed.transpose(1, 2).flatten(2))
 
     def _index(self, size: Size) -> Tensor:
@@ -196,7 +200,8 @@ def _padding(size: Size, padded: Size) -> list[int]:
 def _partition(x: Tensor, window: Size) -> Tensor:
     """Cut a map `(B, *S, C)` into windows `(B x windows, pixels, C)`."""
     counts = [s // w for s, w in zip(x.shape[1:-1], window, strict=True)]
-    cut = x.reshape(len(x), *(n for pair in zip(counts, window, strict=True) for n in pair), x.shape[-1])
+    # The shape, not `len`: that would hold the number of images in an exported graph.
+    cut = x.reshape(x.shape[0], *(n for pair in zip(counts, window, strict=True) for n in pair), x.shape[-1])
     dims = len(window)
     order = [0, *range(1, 2 * dims, 2), *range(2, 2 * dims + 1, 2), 2 * dims + 1]
     return cut.permute(order).reshape(-1, math.prod(window), x.shape[-1])
