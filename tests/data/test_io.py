@@ -162,3 +162,25 @@ def test_reduced_reading_knows_the_true_size(draw, tmp_path: Path):
     path = draw(tmp_path / "a.jpg", size=(160, 240))
     small, size = read_reduced(path)
     assert size == (160, 240) and small.shape == (20, 30, 3)
+
+
+def test_pages_that_lead_back_to_one_another_end(tmp_path):
+    """A damaged TIFF whose last page names the first as the next one would be read for ever."""
+    import struct
+
+    import tifffile
+
+    from kanscan.data.pictures.files import read_image
+    from kanscan.data.volumes.formats import read_volume
+
+    path = tmp_path / "ring.tif"
+    tifffile.imwrite(path, np.zeros((3, 8, 8), np.uint8), photometric="minisblack", metadata=None)
+    with tifffile.TiffFile(path) as stack:
+        first, last = stack.pages[0].offset, stack.pages[2].offset
+    data = bytearray(path.read_bytes())
+    (count,) = struct.unpack_from("<H", data, last)
+    struct.pack_into("<I", data, last + 2 + 12 * count, first)
+    path.write_bytes(data)
+    for read in (read_image, read_volume):
+        with pytest.raises(ValueError, match=r"ring\.tif"):
+            read(path)

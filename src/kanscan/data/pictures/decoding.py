@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from kanscan.data.dicom.picture import read_dicom_picture, read_picture_header
 from kanscan.data.dicom.series import is_named_like_dicom
-from kanscan.data.pictures.limits import check_pixels, open_pillow
+from kanscan.data.pictures.limits import TooLargeError, check_pixels, open_pillow
 from kanscan.data.readable import readable
 
 if TYPE_CHECKING:
@@ -129,9 +129,30 @@ def turn(array: np.ndarray, orientation: int) -> np.ndarray:
     return changes[orientation](array) if orientation in changes else array
 
 
+class EndlessPagesError(ValueError):
+    """The pages of a damaged TIFF lead back to one another; reading them would never end."""
+
+
 def full_pages(stack: TiffFile) -> list[TiffPage]:
     """List the pages of an open TIFF that are pictures of their own, not reduced copies of one (a pyramid)."""
-    return [page for page in stack.pages if not page.is_reduced] or list(stack.pages)
+    pages = chained_pages(stack)
+    return [page for page in pages if not page.is_reduced] or pages
+
+
+def chained_pages(stack: TiffFile) -> list[TiffPage]:
+    """List all pages of an open TIFF.
+
+    Raises:
+        EndlessPagesError: One leads back to another.
+    """
+    pages: list[TiffPage] = []
+    places: set[int] = set()
+    for page in stack.pages:
+        if page.offset in places:
+            raise EndlessPagesError("its pages lead back to one another")
+        places.add(page.offset)
+        pages.append(page)
+    return pages
 
 
 def channel_pages(stack: TiffFile) -> int:
@@ -165,7 +186,7 @@ def _decode_tiff(path: Path, frame: int | None) -> Decoded:
             if page.photometric not in _OTHER_COLORS:
                 return _from_page(page)
     except Exception as first:
-        if refused is not None or "pixels, more than" in str(first):
+        if refused is not None or isinstance(first, TooLargeError | EndlessPagesError):
             raise
         return _tiff_by_pillow(path, frame or 0, first)
     return _tiff_by_pillow(path, frame or 0, None)

@@ -28,6 +28,10 @@ def most_pixels() -> int:
     return int(chosen)
 
 
+class TooLargeError(ValueError):
+    """A picture has more pixels than are read; another decoder would be asked for as many."""
+
+
 def check_pixels(path: str | Path, size: Sequence[int]) -> None:
     """Refuse a picture that no memory should be asked for.
 
@@ -36,11 +40,11 @@ def check_pixels(path: str | Path, size: Sequence[int]) -> None:
         size: (height, width), or the shape of a stack.
 
     Raises:
-        ValueError: It is larger than the limit.
+        TooLargeError: It is larger than the limit.
     """
     count, most = math.prod(int(n) for n in size), most_pixels()
     if count > most:
-        raise ValueError(
+        raise TooLargeError(
             f"cannot read {path}: {' x '.join(str(int(n)) for n in reversed(size))} are {count:,} pixels, more than "
             f"the {most:,} that are read; set the environment variable {VARIABLE} higher if the file is meant to be so "
             "large"

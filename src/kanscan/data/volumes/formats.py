@@ -11,6 +11,7 @@ import numpy as np
 from kanscan.data.case import Case, LabelMap, Series
 from kanscan.data.limits import check_voxels
 from kanscan.data.pictures.array_files import ARRAY_SUFFIXES, in_file_axes, read_array, stack_slices
+from kanscan.data.pictures.decoding import chained_pages
 from kanscan.data.readable import readable
 from kanscan.data.volume import Volume, check_grid, spacing_of
 from kanscan.data.volumes.itk_files import ITK_SUFFIXES, read_itk
@@ -138,9 +139,10 @@ def _read_tiff(path: Path) -> Volume:
         first = stack.pages.first
         if len(first.shape) != 2:
             raise ValueError(f"cannot read {path}: expected gray pages of one size, got {first.shape}")
-        check_voxels(path, (*first.shape, len(stack.pages)))
-        array = np.empty((len(stack.pages), *first.shape), first.dtype)
-        for place, page in enumerate(stack.pages):
+        pages = chained_pages(stack)
+        check_voxels(path, (*first.shape, len(pages)))
+        array = np.empty((len(pages), *first.shape), first.dtype)
+        for place, page in enumerate(pages):
             if page.shape != first.shape:
                 raise ValueError(
                     f"cannot read {path}: expected gray pages of one size, got {first.shape} and {page.shape}"
