@@ -41,8 +41,7 @@ def predict(
     the listed values for several classes. A picture that cannot be read is told at the end; the others go on.
 
     Args:
-        run: Folder that train or export wrote; nothing else of the training is needed, of what export wrote
-            not even torch.
+        run: Folder that train wrote; nothing else of the training is needed.
         images: Pictures or volumes, or folders of them.
         output: Folder of the label maps.
         overlays: Also write NAME_overlay.png, the label map drawn over the picture.
